@@ -1,0 +1,268 @@
+//! Every resource but routes, from the wire; and the small checks that all of them share.
+
+use super::{At, Fault, each, policy_name, service_name};
+use crate::v1;
+use fusewire_model::policy::{Plain, Policy, Timeouts};
+use fusewire_model::resource::{Endpoints, Inbound, InboundPort, Overrides, ServiceSettings, Subset, Trust};
+use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol, Sidecar};
+use fusewire_model::{PolicyName, ServiceName, SpiffeId, TrustDomain};
+use fusewire_resilience::{BreakerConfig, Mode, Unresponsive};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Of one service: some 13 MB on the wire, under [`crate::MAX_MESSAGE_BYTES`].
+pub(super) const MAX_INSTANCES: usize = 65_536;
+/// Of any one free text.
+pub(super) const MAX_TEXT: usize = 8_192;
+const MAX_ID: usize = 1_024;
+const MAX_LABELS: usize = 256;
+const MAX_SUBSETS: usize = 1_000;
+const MAX_OVERRIDES: usize = 10_000;
+const MAX_ALLOWED: usize = 10_000;
+const MAX_BUNDLE: usize = 1 << 20;
+const MAX_INSTANCE_WEIGHT: u32 = 1_000;
+/// Of any duration: far above what anyone means, far below what overflows when it is added to a clock.
+const MAX_SPAN: Duration = Duration::from_secs(366 * 24 * 3600);
+
+pub(super) fn trust(name: &str, trust: v1::Trust) -> Result<Trust, Fault> {
+    let domain = TrustDomain::parse(&trust.trust_domain).map_err(|e| Fault::new(e.to_string())).at("trust_domain")?;
+    if domain.as_str() != name {
+        return Err(Fault::new(format!("must be the resource's name, got {domain}"))).at("trust_domain");
+    }
+    at_most(MAX_BUNDLE, trust.bundle_pem.len(), "bytes").at("bundle_pem")?;
+    if !trust.bundle_pem.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(Fault::new("must hold at least one PEM certificate")).at("bundle_pem");
+    }
+    Ok(Trust { trust_domain: trust.trust_domain, bundle: trust.bundle_pem })
+}
+
+pub(super) fn policy(name: &str, policy: v1::Policy) -> Result<Policy, Fault> {
+    let name = PolicyName::parse(name).map_err(|e| Fault::new(e.to_string()))?;
+    let breaker = policy.breaker.ok_or_else(|| Fault::new("is missing")).at("breaker")?;
+    let optional = |ms: Option<u64>, step| ms.map(|ms| timeout(ms, step)).transpose();
+    Ok(Policy {
+        name,
+        target: None,
+        breaker: breaker_config(breaker).at("breaker")?,
+        timeout: Timeouts {
+            connect: timeout(policy.connect_timeout_ms, "connect_timeout_ms")?,
+            request: optional(policy.request_timeout_ms, "request_timeout_ms")?,
+            idle: optional(policy.idle_timeout_ms, "idle_timeout_ms")?,
+        },
+        plain: if policy.plain { Plain::Allow } else { Plain::Deny },
+    })
+}
+
+fn breaker_config(wire: v1::Breaker) -> Result<BreakerConfig, Fault> {
+    let config = BreakerConfig {
+        mode: match v1::breaker::Mode::try_from(wire.mode) {
+            Ok(v1::breaker::Mode::Enforce) => Mode::Enforce,
+            Ok(v1::breaker::Mode::Observe) => Mode::Observe,
+            Ok(v1::breaker::Mode::Disabled) => Mode::Disabled,
+            Ok(v1::breaker::Mode::Unspecified) | Err(_) => {
+                return Err(Fault::new(format!("{} is no mode that this build knows", wire.mode))).at("mode");
+            }
+        },
+        window: span(wire.window_ms, "window_ms")?,
+        buckets: narrow(wire.buckets, "buckets")?,
+        consecutive: narrow(wire.consecutive, "consecutive")?,
+        min_calls: narrow(wire.min_calls, "min_calls")?,
+        failure_rate: narrow(wire.failure_rate, "failure_rate")?,
+        open_base: span(wire.open_base_ms, "open_base_ms")?,
+        open_max: span(wire.open_max_ms, "open_max_ms")?,
+        stable: span(wire.stable_ms, "stable_ms")?,
+        jitter_percent: narrow(wire.jitter_percent, "jitter_percent")?,
+        probe_timeout: span(wire.probe_timeout_ms, "probe_timeout_ms")?,
+        probe_concurrency: narrow(wire.probe_concurrency, "probe_concurrency")?,
+        slow_start: span(wire.slow_start_ms, "slow_start_ms")?,
+        unresponsive: Unresponsive {
+            timeouts: narrow(wire.unresponsive_timeouts, "unresponsive_timeouts")?,
+            span: span(wire.unresponsive_span_ms, "unresponsive_span_ms")?,
+        },
+    };
+    match config.validate() {
+        Ok(()) => Ok(config),
+        Err(faults) => match faults.into_iter().next() {
+            Some((field, message)) => Err(Fault::new(message)).at(field),
+            None => Err(Fault::new("is not valid")),
+        },
+    }
+}
+
+fn narrow<T: TryFrom<u32>>(value: u32, step: &str) -> Result<T, Fault> {
+    T::try_from(value).map_err(|_| Fault::new(format!("{value} is out of range"))).at(step)
+}
+
+fn span(ms: u64, step: &str) -> Result<Duration, Fault> {
+    let duration = Duration::from_millis(ms);
+    if duration > MAX_SPAN {
+        return Err(Fault::new(format!("must be at most {} ms, got {ms}", MAX_SPAN.as_millis()))).at(step);
+    }
+    Ok(duration)
+}
+
+fn timeout(ms: u64, step: &str) -> Result<Duration, Fault> {
+    if ms == 0 {
+        return Err(Fault::new("must be at least 1 ms")).at(step);
+    }
+    span(ms, step)
+}
+
+pub(super) fn service(name: &str, service: v1::Service) -> Result<ServiceSettings, Fault> {
+    let subset = |s: v1::Subset| {
+        let policy = policy_name(&s.policy)?.ok_or_else(|| Fault::new("is missing")).at("policy")?;
+        Ok(Subset { labels: labels(s.labels)?, policy })
+    };
+    Ok(ServiceSettings {
+        name: service_name(name)?,
+        protocol: protocol(service.protocol)?,
+        policy: policy_name(&service.policy)?,
+        subsets: each(service.subsets, "subsets", MAX_SUBSETS, subset)?,
+    })
+}
+
+fn labels(list: Vec<v1::Label>) -> Result<BTreeMap<String, String>, Fault> {
+    at_most(MAX_LABELS, list.len(), "labels")?;
+    let mut labels = BTreeMap::new();
+    for (i, label) in list.into_iter().enumerate() {
+        let step = format!("labels[{i}]");
+        let name = id(label.name).at("name").at(&step)?;
+        let value = text(label.value, MAX_TEXT).at("value").at(&step)?;
+        if labels.insert(name, value).is_some() {
+            return Err(Fault::new("another label has the same name")).at("name").at(step);
+        }
+    }
+    Ok(labels)
+}
+
+fn protocol(protocol: i32) -> Result<Protocol, Fault> {
+    match v1::Protocol::try_from(protocol) {
+        Ok(v1::Protocol::Http) => Ok(Protocol::Http),
+        Ok(v1::Protocol::Http1) => Ok(Protocol::Http1),
+        Ok(v1::Protocol::Http2) => Ok(Protocol::Http2),
+        Ok(v1::Protocol::Opaque) => Ok(Protocol::Opaque),
+        Ok(v1::Protocol::Unspecified) | Err(_) => {
+            Err(Fault::new(format!("{protocol} is no protocol that this build knows"))).at("protocol")
+        }
+    }
+}
+
+pub(super) fn endpoints(name: &str, endpoints: v1::Endpoints) -> Result<Endpoints, Fault> {
+    let service = service_name(name)?;
+    let instances = instances(endpoints.instances, "instances")?;
+    Ok(Endpoints { service, instances: instances.into_iter().map(Into::into).collect() })
+}
+
+/// In the order of their ids, whatever order they came in; no id twice.
+pub(super) fn instances(list: Vec<v1::Instance>, step: &str) -> Result<Vec<Instance>, Fault> {
+    let mut instances = each(list, step, MAX_INSTANCES, instance)?;
+    instances.sort_by(|a, b| a.id.cmp(&b.id));
+    match instances.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        Some(pair) => Err(Fault::new(format!("two instances have the id {:?}", pair[0].id))).at(step),
+        None => Ok(instances),
+    }
+}
+
+fn instance(instance: v1::Instance) -> Result<Instance, Fault> {
+    let address = address(&instance.address).at("address")?;
+    let sidecar = match (instance.inbound.as_str(), instance.identity.as_str()) {
+        ("", "") => None,
+        ("", _) => return Err(Fault::new("is missing; an instance with an identity has both")).at("inbound"),
+        (_, "") => return Err(Fault::new("is missing; an instance with a sidecar has both")).at("identity"),
+        (inbound, identity) => Some(Sidecar {
+            inbound: self::address(inbound).at("inbound")?,
+            identity: spiffe_id(identity).at("identity")?,
+        }),
+    };
+    if !(1..=MAX_INSTANCE_WEIGHT).contains(&instance.weight) {
+        let message = format!("must be 1..={MAX_INSTANCE_WEIGHT}, got {}", instance.weight);
+        return Err(Fault::new(message)).at("weight");
+    }
+    Ok(Instance {
+        id: id(instance.id).at("id")?,
+        address,
+        sidecar,
+        weight: instance.weight,
+        labels: labels(instance.labels)?,
+    })
+}
+
+pub(super) fn overrides(name: &str, overrides: v1::Overrides) -> Result<Overrides, Fault> {
+    let service = service_name(name)?;
+    let list = each(overrides.overrides, "overrides", MAX_OVERRIDES, |o| one_override(&service, o))?;
+    Ok(Overrides { service, overrides: list })
+}
+
+fn one_override(service: &ServiceName, wire: v1::Override) -> Result<Override, Fault> {
+    let breaker = match v1::r#override::Hold::try_from(wire.hold) {
+        Ok(v1::r#override::Hold::Open) => Hold::Open,
+        Ok(v1::r#override::Hold::Closed) => Hold::Closed,
+        Ok(v1::r#override::Hold::Unspecified) | Err(_) => {
+            return Err(Fault::new(format!("{} is no hold that this build knows", wire.hold))).at("hold");
+        }
+    };
+    let instance = if wire.instance.is_empty() { None } else { Some(id(wire.instance).at("instance")?) };
+    Ok(Override {
+        service: service.clone(),
+        instance,
+        breaker,
+        owner: text(wire.owner, MAX_TEXT).at("owner")?,
+        reason: text(wire.reason, MAX_TEXT).at("reason")?,
+        until: wire.until,
+    })
+}
+
+pub(super) fn inbound(name: &str, inbound: v1::Inbound) -> Result<Inbound, Fault> {
+    let workload = spiffe_id(name)?;
+    let ports = each(inbound.ports, "ports", usize::from(u16::MAX), inbound_port)?;
+    let mut seen = std::collections::BTreeSet::new();
+    match ports.iter().find(|p| !seen.insert(p.port)) {
+        Some(twice) => Err(Fault::new(format!("port {} is there twice", twice.port))).at("ports"),
+        None => Ok(Inbound { workload, ports }),
+    }
+}
+
+fn inbound_port(wire: v1::InboundPort) -> Result<InboundPort, Fault> {
+    let port = u16::try_from(wire.port).ok().filter(|port| *port != 0);
+    let port = port.ok_or_else(|| Fault::new(format!("must be 1..=65535, got {}", wire.port))).at("port")?;
+    let allowed = each(wire.allow, "allow", MAX_ALLOWED, |text| spiffe_id(&text))?;
+    Ok(InboundPort {
+        port,
+        service: service_name(&wire.service).at("service")?,
+        protocol: protocol(wire.protocol)?,
+        allow: if wire.allow_mesh { Allow::Mesh } else { Allow::Only(allowed) },
+    })
+}
+
+fn spiffe_id(text: &str) -> Result<SpiffeId, Fault> {
+    SpiffeId::parse(text).map_err(|e| Fault::new(e.to_string()))
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, Fault> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        Ok(_) => Err(Fault::new("the port must not be 0")),
+        Err(_) => {
+            let shown: String = text.chars().take(80).collect();
+            Err(Fault::new(format!("{shown:?} is not IP:port (IPv6 in brackets); names are not resolved here")))
+        }
+    }
+}
+
+fn id(id: String) -> Result<String, Fault> {
+    if id.is_empty() { Err(Fault::new("must not be empty")) } else { text(id, MAX_ID) }
+}
+
+/// Free text that will be shown and compared: bounded, without control characters.
+pub(super) fn text(text: String, max: usize) -> Result<String, Fault> {
+    at_most(max, text.len(), "bytes")?;
+    if text.chars().any(char::is_control) {
+        return Err(Fault::new("must not hold control characters"));
+    }
+    Ok(text)
+}
+
+pub(super) fn at_most(max: usize, got: usize, of: &str) -> Result<(), Fault> {
+    if got > max { Err(Fault::new(format!("at most {max} {of}, got {got}"))) } else { Ok(()) }
+}

@@ -1,0 +1,225 @@
+//! From model to wire. Total: what the model holds can always be said.
+//!
+//! It decides how a value is written, and therefore what its content hash covers. It deliberately leaves out what the
+//! receiver has no use for: a policy's `target`, which `compile` has already turned into `Service.policy` and `subsets`.
+//!
+//! Invariant: the same value always becomes the same bytes (no maps in the protos; labels go in the order of their
+//! names), so that a content hash means the same on both sides and across restarts.
+
+use crate::{kind_to_wire, v1};
+use fusewire_model::policy::{Plain, Policy};
+use fusewire_model::resource::{
+    Answer, Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Trust,
+};
+use fusewire_model::route::{HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule};
+use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol};
+use fusewire_resilience::{BreakerConfig, Mode};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub fn resource_to_wire(resource: &Resource) -> v1::Resource {
+    let body = body(resource);
+    v1::Resource { name: resource.key().name, hash: content_hash(&body), body: Some(body) }
+}
+
+/// The first 16 hex characters of the SHA-256 of the body's encoding. The kind is part of it, the name is not.
+pub fn content_hash(body: &v1::resource::Body) -> String {
+    let mut bytes = Vec::with_capacity(body.encoded_len());
+    body.encode(&mut bytes);
+    let digest = Sha256::digest(&bytes);
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What turns `old` into `new`. Both are in the order of their ids, as the model promises.
+pub fn change_between(old: &Endpoints, base_hash: &str, new: &Endpoints, hash: &str) -> v1::EndpointsChange {
+    let before: BTreeMap<&str, &Instance> = old.instances.iter().map(|i| (i.id.as_str(), &**i)).collect();
+    let after: BTreeMap<&str, &Instance> = new.instances.iter().map(|i| (i.id.as_str(), &**i)).collect();
+    let changed = after.iter().filter(|(id, instance)| before.get(*id) != Some(*instance));
+    let gone = before.keys().filter(|id| !after.contains_key(*id));
+    v1::EndpointsChange {
+        service: new.service.to_string(),
+        base_hash: base_hash.to_owned(),
+        hash: hash.to_owned(),
+        upserted: changed.map(|(_, i)| instance(i)).collect(),
+        removed: gone.map(|id| (*id).to_owned()).collect(),
+    }
+}
+
+pub fn target_to_wire(subscription: &Subscription) -> v1::Target {
+    use v1::target::Target;
+    let target = match subscription {
+        Subscription::Service(name) => Target::Service(name.to_string()),
+        Subscription::Authority(authority) => Target::Authority(authority.to_string()),
+        Subscription::Address(address) => Target::Address(address.to_string()),
+    };
+    v1::Target { target: Some(target) }
+}
+
+pub fn answer_to_wire(subscription: &Subscription, answer: &Answer) -> v1::Answer {
+    let target = Some(target_to_wire(subscription));
+    match answer {
+        Answer::Found(key) => {
+            v1::Answer { target, found: true, kind: kind_to_wire(key.kind).into(), name: key.name.clone() }
+        }
+        Answer::NotFound => v1::Answer { target, found: false, kind: v1::Kind::Unspecified.into(), name: String::new() },
+    }
+}
+
+pub(crate) fn body(resource: &Resource) -> v1::resource::Body {
+    use v1::resource::Body;
+    match resource {
+        Resource::Trust(t) => Body::Trust(trust(t)),
+        Resource::Policy(p) => Body::Policy(policy(p)),
+        Resource::Service(s) => Body::Service(service(s)),
+        Resource::Endpoints(e) => Body::Endpoints(endpoints(e)),
+        Resource::Override(o) => Body::Overrides(overrides(o)),
+        Resource::Inbound(i) => Body::Inbound(inbound(i)),
+        Resource::Route(r) => Body::Route(route(r)),
+    }
+}
+
+fn trust(trust: &Trust) -> v1::Trust {
+    v1::Trust { trust_domain: trust.trust_domain.clone(), bundle_pem: trust.bundle.clone() }
+}
+
+fn policy(policy: &Policy) -> v1::Policy {
+    v1::Policy {
+        breaker: Some(breaker(&policy.breaker)),
+        connect_timeout_ms: millis(policy.timeout.connect),
+        request_timeout_ms: policy.timeout.request.map(millis),
+        idle_timeout_ms: policy.timeout.idle.map(millis),
+        plain: policy.plain == Plain::Allow,
+    }
+}
+
+fn breaker(breaker: &BreakerConfig) -> v1::Breaker {
+    v1::Breaker {
+        mode: match breaker.mode {
+            Mode::Enforce => v1::breaker::Mode::Enforce,
+            Mode::Observe => v1::breaker::Mode::Observe,
+            Mode::Disabled => v1::breaker::Mode::Disabled,
+        }
+        .into(),
+        window_ms: millis(breaker.window),
+        buckets: breaker.buckets.into(),
+        consecutive: breaker.consecutive.into(),
+        min_calls: breaker.min_calls.into(),
+        failure_rate: breaker.failure_rate.into(),
+        open_base_ms: millis(breaker.open_base),
+        open_max_ms: millis(breaker.open_max),
+        stable_ms: millis(breaker.stable),
+        jitter_percent: breaker.jitter_percent.into(),
+        probe_timeout_ms: millis(breaker.probe_timeout),
+        probe_concurrency: breaker.probe_concurrency.into(),
+        slow_start_ms: millis(breaker.slow_start),
+        unresponsive_timeouts: breaker.unresponsive.timeouts.into(),
+        unresponsive_span_ms: millis(breaker.unresponsive.span),
+    }
+}
+
+fn service(service: &ServiceSettings) -> v1::Service {
+    let subset =
+        |s: &fusewire_model::resource::Subset| v1::Subset { labels: labels(&s.labels), policy: s.policy.to_string() };
+    v1::Service {
+        protocol: protocol(service.protocol).into(),
+        policy: service.policy.as_ref().map(ToString::to_string).unwrap_or_default(),
+        subsets: service.subsets.iter().map(subset).collect(),
+    }
+}
+
+fn labels(labels: &BTreeMap<String, String>) -> Vec<v1::Label> {
+    labels.iter().map(|(name, value)| v1::Label { name: name.clone(), value: value.clone() }).collect()
+}
+
+fn protocol(protocol: Protocol) -> v1::Protocol {
+    match protocol {
+        Protocol::Http => v1::Protocol::Http,
+        Protocol::Http1 => v1::Protocol::Http1,
+        Protocol::Http2 => v1::Protocol::Http2,
+        Protocol::Opaque => v1::Protocol::Opaque,
+    }
+}
+
+pub(crate) fn endpoints(endpoints: &Endpoints) -> v1::Endpoints {
+    v1::Endpoints { instances: endpoints.instances.iter().map(|i| instance(i)).collect() }
+}
+
+fn instance(instance: &Instance) -> v1::Instance {
+    let sidecar = instance.sidecar.as_ref();
+    v1::Instance {
+        id: instance.id.clone(),
+        address: instance.address.to_string(),
+        inbound: sidecar.map(|s| s.inbound.to_string()).unwrap_or_default(),
+        identity: sidecar.map(|s| s.identity.to_string()).unwrap_or_default(),
+        weight: instance.weight,
+        labels: labels(&instance.labels),
+    }
+}
+
+fn overrides(overrides: &Overrides) -> v1::Overrides {
+    let one = |o: &Override| v1::Override {
+        instance: o.instance.clone().unwrap_or_default(),
+        hold: match o.breaker {
+            Hold::Open => v1::r#override::Hold::Open,
+            Hold::Closed => v1::r#override::Hold::Closed,
+        }
+        .into(),
+        owner: o.owner.clone(),
+        reason: o.reason.clone(),
+        until: o.until,
+    };
+    v1::Overrides { overrides: overrides.overrides.iter().map(one).collect() }
+}
+
+fn inbound(inbound: &Inbound) -> v1::Inbound {
+    let port = |p: &InboundPort| v1::InboundPort {
+        port: p.port.into(),
+        service: p.service.to_string(),
+        protocol: protocol(p.protocol).into(),
+        allow_mesh: p.allow == Allow::Mesh,
+        allow: match &p.allow {
+            Allow::Mesh => Vec::new(),
+            Allow::Only(list) => list.iter().map(ToString::to_string).collect(),
+        },
+    };
+    v1::Inbound { ports: inbound.ports.iter().map(port).collect() }
+}
+
+fn route(table: &RouteTable) -> v1::Route {
+    v1::Route { rules: table.rules.iter().map(rule).collect() }
+}
+
+fn rule(rule: &Rule) -> v1::Rule {
+    let backend =
+        |b: &fusewire_model::route::Backend| v1::Backend { service: b.service.to_string(), weight: b.weight };
+    v1::Rule {
+        name: rule.name.clone(),
+        r#match: Some(matches(&rule.matches)),
+        backends: rule.backends.iter().map(backend).collect(),
+        policy: rule.policy.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn matches(matches: &Match) -> v1::Match {
+    let path = match &matches.path {
+        PathMatch::Any => None,
+        PathMatch::Exact(path) => Some(v1::r#match::Path::Exact(path.clone())),
+        PathMatch::Prefix(path) => Some(v1::r#match::Path::Prefix(path.clone())),
+    };
+    v1::Match { path, methods: matches.methods.clone(), headers: matches.headers.iter().map(header).collect() }
+}
+
+fn header(header: &HeaderMatch) -> v1::HeaderMatch {
+    let value = match &header.value {
+        HeaderValueMatch::Exact(value) => v1::header_match::Value::Exact(value.clone()),
+        HeaderValueMatch::Present => v1::header_match::Value::Present(true),
+        HeaderValueMatch::Absent => v1::header_match::Value::Present(false),
+    };
+    v1::HeaderMatch { name: header.name.clone(), value: Some(value) }
+}
+
+/// A part of a millisecond counts as a whole one, so that nothing becomes "at once".
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,98 @@
+use fusewire_api::v1::{self, resource::Body};
+use fusewire_api::{resource_from_wire, target_from_wire};
+
+fn refused(name: &str, body: Body) -> String {
+    let wire = v1::Resource { name: name.into(), hash: "h".into(), body: Some(body) };
+    let error = resource_from_wire(wire).unwrap_err();
+    assert_eq!(error.nack("h").path, error.path);
+    error.to_string()
+}
+
+fn instance() -> v1::Instance {
+    v1::Instance { id: "a".into(), address: "10.0.0.1:80".into(), weight: 1, ..v1::Instance::default() }
+}
+
+fn endpoints(instances: Vec<v1::Instance>) -> String {
+    refused("shop", Body::Endpoints(v1::Endpoints { instances }))
+}
+
+fn rule(backends: Vec<v1::Backend>) -> String {
+    let rule = v1::Rule { name: "r[0]".into(), backends, ..v1::Rule::default() };
+    refused("shop:80", Body::Route(v1::Route { rules: vec![rule] }))
+}
+
+#[test]
+fn a_fault_says_which_resource_where_in_it_and_why() {
+    let wrong = v1::Instance { address: "shop:80".into(), ..instance() };
+    assert_eq!(
+        endpoints(vec![instance(), wrong]),
+        r#"endpoints "shop": instances[1].address: "shop:80" is not IP:port (IPv6 in brackets); names are not resolved here"#
+    );
+    let wrong = v1::Instance { weight: 1001, ..instance() };
+    assert_eq!(endpoints(vec![wrong]), r#"endpoints "shop": instances[0].weight: must be 1..=1000, got 1001"#);
+    assert_eq!(
+        endpoints(vec![instance(), instance()]),
+        r#"endpoints "shop": instances: two instances have the id "a""#
+    );
+    let half = v1::Instance { identity: "spiffe://a.b/c".into(), ..instance() };
+    assert!(endpoints(vec![half]).contains("instances[0].inbound: is missing"));
+    let evil = v1::Instance { inbound: "10.0.0.1:1".into(), identity: "spiffe://a.b/../c".into(), ..instance() };
+    assert!(endpoints(vec![evil]).contains("instances[0].identity: "));
+}
+
+#[test]
+fn routes_without_a_usable_backend_are_refused() {
+    let backend = |service: &str, weight| v1::Backend { service: service.into(), weight };
+    assert_eq!(rule(vec![]), r#"route "shop:80": rules[0].backends: at least one backend is needed"#);
+    assert_eq!(
+        rule(vec![backend("a", 0), backend("b", 0)]),
+        r#"route "shop:80": rules[0].backends: at least one weight must be above 0"#
+    );
+    assert_eq!(
+        rule(vec![backend("a", 1_000_001)]),
+        r#"route "shop:80": rules[0].backends[0].weight: must be 0..=1000000, got 1000001"#
+    );
+    assert!(rule(vec![backend("UPPER", 1)]).contains("rules[0].backends[0].service: "));
+}
+
+#[test]
+fn breaker_bounds_are_the_resilience_crates_own() {
+    let mut wire = fusewire_api::resource_to_wire(&fusewire_model::resource::Resource::Policy(
+        fusewire_model::policy::Policy::built_in(fusewire_model::PolicyName::parse("default").unwrap()).into(),
+    ));
+    let Some(Body::Policy(policy)) = &mut wire.body else { panic!("not a policy") };
+    policy.breaker.as_mut().unwrap().failure_rate = 101;
+    let error = resource_from_wire(wire.clone()).unwrap_err();
+    assert_eq!((error.kind, error.path.as_str()), (v1::Kind::Policy, "breaker.failure_rate"));
+    let Some(Body::Policy(policy)) = &mut wire.body else { panic!("not a policy") };
+    policy.breaker.as_mut().unwrap().failure_rate = 300;
+    assert!(resource_from_wire(wire.clone()).unwrap_err().message.contains("out of range"));
+    let Some(Body::Policy(policy)) = &mut wire.body else { panic!("not a policy") };
+    policy.breaker.as_mut().unwrap().failure_rate = 50;
+    policy.connect_timeout_ms = u64::MAX;
+    assert_eq!(resource_from_wire(wire).unwrap_err().path, "connect_timeout_ms");
+}
+
+#[test]
+fn what_this_build_does_not_know_is_refused_not_guessed() {
+    let empty = v1::Resource { name: "x".into(), hash: String::new(), body: None };
+    assert!(resource_from_wire(empty).unwrap_err().to_string().contains("no body that this build knows"));
+    let service = v1::Service { protocol: 99, ..v1::Service::default() };
+    assert!(refused("shop", Body::Service(service)).contains("99 is no protocol"));
+    let hold = v1::Overrides { overrides: vec![v1::Override { hold: 7, ..v1::Override::default() }] };
+    assert!(refused("shop", Body::Overrides(hold)).contains("overrides[0].hold: 7"));
+    let port = v1::InboundPort { port: 70_000, service: "a".into(), protocol: 1, ..v1::InboundPort::default() };
+    let inbound = Body::Inbound(v1::Inbound { ports: vec![port] });
+    assert!(refused("spiffe://a.b/c", inbound).contains("ports[0].port: must be 1..=65535"));
+    assert!(target_from_wire(v1::Target { target: None }).is_err());
+}
+
+#[test]
+fn a_long_name_is_not_shown_at_length() {
+    let target = v1::target::Target::Authority("x".repeat(1 << 20));
+    let message = target_from_wire(v1::Target { target: Some(target) }).unwrap_err().to_string();
+    assert!(message.len() < 400, "{}", message.len());
+    let body = Body::Service(v1::Service::default());
+    let wire = v1::Resource { name: "x".repeat(1 << 20), hash: String::new(), body: Some(body) };
+    assert!(resource_from_wire(wire).unwrap_err().to_string().len() < 1_000);
+}

@@ -1,0 +1,187 @@
+//! Arbitrary model values, within what the model allows.
+
+use fusewire_model::policy::{Plain, Policy, Timeouts};
+use fusewire_model::resource::{
+    Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Subset, Trust,
+};
+use fusewire_model::route::{
+    Authority, Backend, HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule,
+};
+use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol, Sidecar};
+use fusewire_model::{PolicyName, ServiceName, SpiffeId};
+use fusewire_resilience::{BreakerConfig, Mode, Unresponsive};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn dns() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,5})?(\\.[a-z0-9]{1,6}){0,2}"
+}
+fn service_name() -> impl Strategy<Value = ServiceName> {
+    dns().prop_map(|text| ServiceName::parse(&text).unwrap())
+}
+fn policy_name() -> impl Strategy<Value = PolicyName> {
+    dns().prop_map(|text| PolicyName::parse(&text).unwrap())
+}
+fn spiffe_id() -> impl Strategy<Value = SpiffeId> {
+    ("[a-z][a-z0-9.]{0,6}[a-z]", "[a-zA-Z0-9_-]{1,9}(/[a-zA-Z0-9_-]{1,9}){0,2}")
+        .prop_filter_map("a SPIFFE ID", |(td, path)| SpiffeId::parse(&format!("spiffe://{td}/{path}")).ok())
+}
+fn authority() -> impl Strategy<Value = Authority> {
+    (dns(), option::of(any::<u16>()))
+        .prop_map(|(host, port)| port.map_or(host.clone(), |p| format!("{host}:{p}")))
+        .prop_map(|text| Authority::parse(&text).unwrap())
+}
+fn address() -> impl Strategy<Value = SocketAddr> {
+    (any::<IpAddr>(), 1..=u16::MAX).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+}
+fn text() -> impl Strategy<Value = String> {
+    "[ -~äö€]{0,20}"
+}
+fn ms(range: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(Duration::from_millis)
+}
+fn labels() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
+    btree_map("[a-z][a-z0-9./_-]{0,10}", text(), 0..4)
+}
+fn protocol() -> impl Strategy<Value = Protocol> {
+    select(Protocol::NAMES.map(|(_, protocol)| protocol).to_vec())
+}
+
+fn breaker() -> impl Strategy<Value = BreakerConfig> {
+    let sizes = (2u8..=20, any::<u8>(), 1u16..=65_000, 1u8..=100, 0u8..=50, 1u8..=20);
+    let spans = (ms(200..=600_000), ms(100..=60_000), ms(60_000..=600_000), ms(0..=600_000), ms(10..=60_000));
+    let mode = select(vec![Mode::Enforce, Mode::Observe, Mode::Disabled]);
+    let unresponsive =
+        (any::<u8>(), ms(0..=60_000)).prop_map(|(timeouts, span)| Unresponsive { timeouts, span });
+    (mode, sizes, spans, ms(0..=60_000), unresponsive).prop_map(|(mode, sizes, spans, slow_start, unresponsive)| {
+        let (buckets, consecutive, min_calls, failure_rate, jitter_percent, probe_concurrency) = sizes;
+        let (window, open_base, open_max, stable, probe_timeout) = spans;
+        let config = BreakerConfig {
+            mode,
+            window,
+            buckets,
+            consecutive,
+            min_calls,
+            failure_rate,
+            open_base,
+            open_max,
+            stable,
+            jitter_percent,
+            probe_timeout,
+            probe_concurrency,
+            slow_start,
+            unresponsive,
+        };
+        config.validate().unwrap();
+        config
+    })
+}
+
+fn trust() -> impl Strategy<Value = Resource> {
+    let pem = |body| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+    (dns(), "[A-Za-z0-9+/]{4,64}")
+        .prop_map(move |(trust_domain, body)| Resource::Trust(Trust { trust_domain, bundle: pem(body) }.into()))
+}
+
+fn policy() -> impl Strategy<Value = Resource> {
+    let timeout = (ms(1..=60_000), option::of(ms(1..=86_400_000)), option::of(ms(1..=86_400_000)));
+    (policy_name(), breaker(), timeout, any::<bool>()).prop_map(|(name, breaker, (connect, request, idle), plain)| {
+        let plain = if plain { Plain::Allow } else { Plain::Deny };
+        let timeout = Timeouts { connect, request, idle };
+        Resource::Policy(Policy { name, target: None, breaker, timeout, plain }.into())
+    })
+}
+
+fn service() -> impl Strategy<Value = Resource> {
+    let subset = (labels(), policy_name()).prop_map(|(labels, policy)| Subset { labels, policy });
+    (service_name(), protocol(), option::of(policy_name()), vec(subset, 0..3)).prop_map(
+        |(name, protocol, policy, subsets)| {
+            Resource::Service(ServiceSettings { name, protocol, policy, subsets }.into())
+        },
+    )
+}
+
+fn instance() -> impl Strategy<Value = Instance> {
+    let sidecar = (address(), spiffe_id()).prop_map(|(inbound, identity)| Sidecar { inbound, identity });
+    ("[a-d][a-f0-9:.]{0,2}", address(), option::of(sidecar), 1u32..=1000, labels()).prop_map(
+        |(id, address, sidecar, weight, labels)| Instance { id, address, sidecar, weight, labels },
+    )
+}
+
+/// Few enough ids that two of them often share some.
+pub(crate) fn endpoints_of(service: &'static str) -> impl Strategy<Value = Endpoints> {
+    vec(instance(), 0..12).prop_map(move |list| {
+        let by_id: std::collections::BTreeMap<_, _> = list.into_iter().map(|i| (i.id.clone(), Arc::new(i))).collect();
+        Endpoints { service: ServiceName::parse(service).unwrap(), instances: by_id.into_values().collect() }
+    })
+}
+
+fn overrides() -> impl Strategy<Value = Resource> {
+    let one = (option::of("[a-z0-9-]{1,9}"), any::<bool>(), text(), text(), option::of(any::<u64>()));
+    (service_name(), vec(one, 0..4)).prop_map(|(service, list)| {
+        let name = service.clone();
+        let overrides = list.into_iter().map(|(instance, open, owner, reason, until)| Override {
+            service: name.clone(),
+            instance,
+            breaker: if open { Hold::Open } else { Hold::Closed },
+            owner,
+            reason,
+            until,
+        });
+        Resource::Override(Overrides { service, overrides: overrides.collect() }.into())
+    })
+}
+
+fn inbound() -> impl Strategy<Value = Resource> {
+    let allow = prop_oneof![Just(Allow::Mesh), vec(spiffe_id(), 0..3).prop_map(Allow::Only)];
+    let ports = btree_map(1..=u16::MAX, (service_name(), protocol(), allow), 0..4);
+    (spiffe_id(), ports).prop_map(|(workload, ports)| {
+        let port = |(port, (service, protocol, allow))| InboundPort { port, service, protocol, allow };
+        Resource::Inbound(Inbound { workload, ports: ports.into_iter().map(port).collect() }.into())
+    })
+}
+
+fn route() -> impl Strategy<Value = Resource> {
+    let path = prop_oneof![
+        Just(PathMatch::Any),
+        "/[a-z/]{0,9}".prop_map(PathMatch::Exact),
+        "/[a-z/]{0,9}".prop_map(PathMatch::Prefix)
+    ];
+    let value = prop_oneof![
+        text().prop_map(HeaderValueMatch::Exact),
+        Just(HeaderValueMatch::Present),
+        Just(HeaderValueMatch::Absent)
+    ];
+    let header = ("[a-z][a-z0-9-]{0,9}", value).prop_map(|(name, value)| HeaderMatch { name, value });
+    let matches = (path, vec("[A-Z]{1,9}", 0..3), vec(header, 0..3))
+        .prop_map(|(path, methods, headers)| Match { path, methods, headers });
+    let backend = |min: u32| {
+        (service_name(), min..=1_000_000).prop_map(|(service, weight)| Backend { service, weight })
+    };
+    let backends = (backend(1), vec(backend(0), 0..3)).prop_map(|(first, mut rest)| {
+        rest.insert(0, first);
+        rest
+    });
+    let rule = ("[a-z]{1,9}\\[[0-9]\\]", matches, backends, option::of(policy_name()))
+        .prop_map(|(name, matches, backends, policy)| Rule { name, matches, backends, policy });
+    (authority(), vec(rule, 0..4))
+        .prop_map(|(authority, rules)| Resource::Route(RouteTable { authority, rules }.into()))
+}
+
+pub(crate) fn resource() -> impl Strategy<Value = Resource> {
+    let endpoints = endpoints_of("shop.catalog").prop_map(|e| Resource::Endpoints(e.into()));
+    prop_oneof![trust(), policy(), service(), endpoints, overrides(), inbound(), route()]
+}
+
+pub(crate) fn subscription() -> impl Strategy<Value = Subscription> {
+    prop_oneof![
+        service_name().prop_map(Subscription::Service),
+        authority().prop_map(Subscription::Authority),
+        address().prop_map(Subscription::Address)
+    ]
+}

@@ -1,0 +1,11 @@
+//! Component tests of `identity`: real handshakes over an in-memory pipe, real files in temporary directories. Time
+//! is fixed and passed in.
+#![allow(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
+
+mod authority;
+mod files;
+mod handshake;
+mod joining;
+mod refusals;
+mod tokens;
+mod world;

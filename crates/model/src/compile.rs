@@ -1,0 +1,114 @@
+//! What one sidecar needs for what it asked: pure, and exactly the closure of it.
+//!
+//! It decides which resources a sidecar is given: for each subscription the route or service that it names, and whatever
+//! those refer to; and always the sidecar's own [`Inbound`]. It deliberately does not know what the sidecar already
+//! holds (whoever sends compares hashes) and never makes a [`Resource::Trust`], which whoever holds the certificate
+//! authority adds.
+//!
+//! Invariant: the cost is that of the answer, never of the mesh, and what two sidecars are given alike is one allocation.
+
+use crate::name::{PolicyName, ServiceName};
+use crate::node::Node;
+use crate::resource::{Answer, Inbound, Key, Kind, Resource, Subscription};
+use crate::route::RouteTable;
+use crate::world::{Ports, World, merge_port};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The answers, in the order they were asked, and the resources in the order in which they are to be sent: what
+/// something refers to goes before it.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Compiled {
+    pub answers: Vec<(Subscription, Answer)>,
+    pub resources: BTreeMap<Key, Resource>,
+}
+
+/// The closure of `wanted` for `node` in `world`.
+pub fn compile(world: &World, node: &Node, wanted: &[Subscription]) -> Compiled {
+    let mut closure = Closure { world, resources: BTreeMap::new() };
+    let answers = wanted.iter().map(|subscription| (subscription.clone(), closure.answer(subscription))).collect();
+    closure.add(Resource::Inbound(inbound(world, node)));
+    Compiled { answers, resources: closure.resources }
+}
+
+struct Closure<'a> {
+    world: &'a World,
+    resources: BTreeMap<Key, Resource>,
+}
+
+impl Closure<'_> {
+    fn answer(&mut self, subscription: &Subscription) -> Answer {
+        let found = match subscription {
+            Subscription::Service(name) => self.service(name),
+            Subscription::Address(address) => {
+                let world = self.world;
+                world.service_at(*address).and_then(|name| self.service(name))
+            }
+            Subscription::Authority(authority) => {
+                let world = self.world;
+                world.route(authority).map(|table| self.route(table))
+            }
+        };
+        found.map_or(Answer::NotFound, Answer::Found)
+    }
+
+    fn add(&mut self, resource: Resource) -> Key {
+        let key = resource.key();
+        self.resources.entry(key.clone()).or_insert(resource);
+        key
+    }
+
+    fn route(&mut self, table: &Arc<RouteTable>) -> Key {
+        for rule in &table.rules {
+            for backend in &rule.backends {
+                self.service(&backend.service);
+            }
+            if let Some(policy) = &rule.policy {
+                self.policy(policy);
+            }
+        }
+        self.add(Resource::Route(table.clone()))
+    }
+
+    fn service(&mut self, name: &ServiceName) -> Option<Key> {
+        let parts = self.world.service(name)?;
+        let key = Key { kind: Kind::Service, name: name.to_string() };
+        if self.resources.contains_key(&key) {
+            return Some(key);
+        }
+        let named = parts.settings.subsets.iter().map(|subset| &subset.policy).chain(&parts.settings.policy);
+        for policy in named {
+            self.policy(policy);
+        }
+        self.add(Resource::Endpoints(parts.endpoints.clone()));
+        if let Some(overrides) = &parts.overrides {
+            self.add(Resource::Override(overrides.clone()));
+        }
+        Some(self.add(Resource::Service(parts.settings.clone())))
+    }
+
+    fn policy(&mut self, name: &PolicyName) {
+        if let Some(policy) = self.world.policy(name) {
+            self.add(Resource::Policy(policy.clone()));
+        }
+    }
+}
+
+/// What the node's own sidecar lets in. A workload that serves nothing is given a map without ports, which lets nobody
+/// in, rather than no map, for which a sidecar would wait.
+fn inbound(world: &World, node: &Node) -> Arc<Inbound> {
+    let workload = world.workload(&node.workload);
+    let mut ports = Ports::new();
+    match (workload, &node.instance) {
+        (None, _) => {}
+        (Some(workload), None) => return workload.inbound.clone(),
+        (Some(workload), Some(id)) => {
+            for (name, port) in workload.instances.get(id).map_or(&[][..], Vec::as_slice) {
+                if let Some(service) = world.mesh().services.get(name) {
+                    merge_port(&mut ports, service, *port, world.trust_domain());
+                }
+            }
+        }
+    }
+    Arc::new(Inbound { workload: node.workload.clone(), ports: ports.into_values().collect() })
+}

@@ -1,0 +1,366 @@
+//! Routes: match (authority, path, method, headers) and where the request then goes.
+//!
+//! All routes that name an authority form one [`RouteTable`]; its rules are tried in the order they were written and the
+//! first that matches wins. A service's own name is an authority too: without a route it means "everything to that service".
+
+use crate::name::{PolicyName, ServiceName};
+
+/// `host` or `host:port`, lower-case, IPv6 in brackets. A table for `host:port` wins over one for `host`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Authority(Box<str>);
+
+/// A route object as it was written: its rules go into the table of each of its authorities.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub name: String,
+    /// At least one, none twice.
+    pub authorities: Vec<Authority>,
+    pub rules: Vec<Rule>,
+}
+
+/// One authority's rules, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteTable {
+    pub authority: Authority,
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// The route object it came from and its place there, such as `checkout[0]`: for logs and `why`.
+    pub name: String,
+    pub matches: Match,
+    /// At least one; weights 0..=1_000_000, not all 0.
+    pub backends: Vec<Backend>,
+    /// Overrides the policy of the backend's service for requests that take this rule.
+    pub policy: Option<PolicyName>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub service: ServiceName,
+    pub weight: u32,
+}
+
+/// All parts must match; an empty part matches everything.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Match {
+    pub path: PathMatch,
+    /// Upper-case methods; empty: any.
+    pub methods: Vec<String>,
+    pub headers: Vec<HeaderMatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Default)]
+pub enum PathMatch {
+    #[default]
+    Any,
+    Exact(String),
+    /// By whole segments, as Gateway API: `/api` matches `/api` and `/api/x`, not `/apix`.
+    Prefix(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatch {
+    /// Lower-case.
+    pub name: String,
+    pub value: HeaderValueMatch,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeaderValueMatch {
+    Exact(String),
+    Present,
+    Absent,
+}
+
+/// What a rule may look at, without naming an HTTP library.
+pub trait Request {
+    fn path(&self) -> &str;
+    fn method(&self) -> &str;
+    /// Whether some value of header `name` satisfies `wanted`.
+    fn any_header(&self, name: &str, wanted: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+}
+
+impl Authority {
+    /// Normalises what a client or an operator wrote: lower-case, no trailing dot, ports and IPv6 addresses in their
+    /// shortest form; user information refused.
+    pub fn parse(text: &str) -> Option<Self> {
+        let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':' | b'[' | b']');
+        if text.is_empty() || text.len() > 260 || !text.bytes().all(ok) {
+            return None;
+        }
+        let (host, port) = split_port(text)?;
+        let mut out = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+            // one address has many spellings
+            Some(inner) => format!("[{}]", inner?.parse::<std::net::Ipv6Addr>().ok()?),
+            None if host.contains(['[', ']']) => return None,
+            None => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+        };
+        if out.is_empty() {
+            return None;
+        }
+        if let Some(port) = port {
+            out.push(':');
+            out.push_str(&port.parse::<u16>().ok()?.to_string());
+        }
+        Some(Self(out.into()))
+    }
+    /// The authority that a service's own name is.
+    pub fn of_service(name: &ServiceName) -> Self {
+        Self(name.as_str().into())
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    pub fn host(&self) -> &str {
+        split_port(&self.0).map_or(&self.0, |(host, _)| host)
+    }
+    pub fn port(&self) -> Option<u16> {
+        split_port(&self.0)?.1?.parse().ok()
+    }
+    /// The same authority without its port.
+    pub fn without_port(&self) -> Authority {
+        Self(self.host().into())
+    }
+}
+
+impl std::fmt::Display for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `None` when the port is not a number of 0..=65535 or a bare IPv6 address has no brackets.
+fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let end = rest.find(']')? + 2;
+        let after = &text[end..];
+        return match after.strip_prefix(':') {
+            Some(port) => port.parse::<u16>().ok().map(|_| (&text[..end], Some(port))),
+            None => after.is_empty().then_some((text, None)),
+        };
+    }
+    match text.split_once(':') {
+        None => Some((text, None)),
+        Some((host, port)) => port.parse::<u16>().ok().map(|_| (host, Some(port))),
+    }
+}
+
+impl RouteTable {
+    /// What a service's name means as an authority while no route names it: everything goes to that service.
+    pub fn implicit(service: &ServiceName) -> Self {
+        let rule = Rule {
+            name: service.to_string(),
+            matches: Match::default(),
+            backends: vec![Backend { service: service.clone(), weight: 1 }],
+            policy: None,
+        };
+        Self { authority: Authority::of_service(service), rules: vec![rule] }
+    }
+
+    /// The first rule that matches.
+    pub fn find(&self, request: &impl Request) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.matches.matches(request))
+    }
+}
+
+impl Match {
+    pub fn matches(&self, request: &impl Request) -> bool {
+        self.path.matches(request.path())
+            && (self.methods.is_empty() || self.methods.iter().any(|m| m == request.method()))
+            && self.headers.iter().all(|h| h.matches(request))
+    }
+}
+
+impl PathMatch {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            PathMatch::Any => true,
+            PathMatch::Exact(wanted) => path == wanted,
+            PathMatch::Prefix(prefix) => {
+                let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+                path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }
+    }
+}
+
+impl HeaderMatch {
+    fn matches(&self, request: &impl Request) -> bool {
+        match &self.value {
+            HeaderValueMatch::Exact(wanted) => request.any_header(&self.name, &mut |v| v == wanted.as_bytes()),
+            HeaderValueMatch::Present => request.any_header(&self.name, &mut |_| true),
+            HeaderValueMatch::Absent => !request.any_header(&self.name, &mut |_| true),
+        }
+    }
+}
+
+impl Rule {
+    /// The backend that `random` (uniform over u64) falls on, in proportion to the weights.
+    pub fn backend(&self, random: u64) -> Option<&Backend> {
+        if let [only] = self.backends.as_slice() {
+            return Some(only);
+        }
+        let total: u64 = self.backends.iter().map(|b| u64::from(b.weight)).sum();
+        let mut left = random.checked_rem(total)?;
+        self.backends.iter().find(|b| {
+            let weight = u64::from(b.weight);
+            let hit = left < weight;
+            left = left.saturating_sub(weight);
+            hit
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Get<'a>(&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
+    impl Request for Get<'_> {
+        fn path(&self) -> &str {
+            self.1
+        }
+        fn method(&self) -> &str {
+            self.0
+        }
+        fn any_header(&self, name: &str, wanted: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+            self.2.iter().any(|(n, value)| *n == name && wanted(value.as_bytes()))
+        }
+    }
+
+    fn matched(path: PathMatch, request: &str) -> bool {
+        Match { path, ..Match::default() }.matches(&Get("GET", request, &[]))
+    }
+
+    fn rule(name: &str, matches: Match, weights: &[(&str, u32)]) -> Rule {
+        let backend = |(name, weight): &(&str, u32)| Backend {
+            service: ServiceName::parse(name).expect("a name"),
+            weight: *weight,
+        };
+        Rule { name: name.into(), matches, backends: weights.iter().map(backend).collect(), policy: None }
+    }
+
+    #[test]
+    fn an_empty_match_matches_everything() {
+        for path in ["/", "/x", "*", ""] {
+            assert!(matched(PathMatch::Any, path), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_exact_path_is_the_whole_path() {
+        let exact = || PathMatch::Exact("/api".into());
+        assert!(matched(exact(), "/api"));
+        for path in ["/api/", "/API", "/ap", "/api/x"] {
+            assert!(!matched(exact(), path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_matched_by_whole_segments() {
+        for prefix in ["/api", "/api/"] {
+            for (path, wanted) in
+                [("/api", true), ("/api/", true), ("/api/x", true), ("/apix", false), ("/", false), ("/x/api", false)]
+            {
+                assert_eq!(matched(PathMatch::Prefix(prefix.into()), path), wanted, "{prefix} {path}");
+            }
+        }
+        assert!(matched(PathMatch::Prefix("/".into()), "/") && matched(PathMatch::Prefix("/".into()), "/x"));
+    }
+
+    #[test]
+    fn methods_are_alternatives_and_keep_their_case() {
+        let matches = Match { methods: vec!["GET".into(), "HEAD".into()], ..Match::default() };
+        for (method, wanted) in [("GET", true), ("HEAD", true), ("POST", false), ("get", false)] {
+            assert_eq!(matches.matches(&Get(method, "/", &[])), wanted, "{method}");
+        }
+    }
+
+    #[test]
+    fn every_header_must_match_and_any_of_its_values_may() {
+        let header = |name: &str, value| HeaderMatch { name: name.into(), value };
+        let headers = vec![
+            header("x-canary", HeaderValueMatch::Exact("1".into())),
+            header("x-debug", HeaderValueMatch::Present),
+            header("x-old", HeaderValueMatch::Absent),
+        ];
+        let matches = Match { headers, ..Match::default() };
+        let cases: [(&[(&str, &str)], bool); 5] = [
+            (&[("x-canary", "1"), ("x-debug", "")], true),
+            (&[("x-canary", "0"), ("x-canary", "1"), ("x-debug", "y")], true),
+            (&[("x-canary", "1")], false),
+            (&[("x-canary", "10"), ("x-debug", "")], false),
+            (&[("x-canary", "1"), ("x-debug", ""), ("x-old", "")], false),
+        ];
+        for (headers, wanted) in cases {
+            assert_eq!(matches.matches(&Get("GET", "/", headers)), wanted, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_wins() {
+        let under = |prefix: &str| Match { path: PathMatch::Prefix(prefix.into()), ..Match::default() };
+        let rules = vec![rule("a", under("/a/b"), &[]), rule("b", under("/a"), &[]), rule("c", under("/a/b/c"), &[])];
+        let table = RouteTable { authority: Authority::parse("x").expect("an authority"), rules };
+        let found = |path| table.find(&Get("GET", path, &[])).map(|rule| rule.name.as_str());
+        assert_eq!((found("/a/b/c"), found("/a/c"), found("/c")), (Some("a"), Some("b"), None));
+    }
+
+    #[test]
+    fn backends_are_chosen_in_proportion_to_their_weights() {
+        let rule = rule("r", Match::default(), &[("a", 0), ("b", 90), ("c", 0), ("d", 10), ("e", 0)]);
+        let chosen = |random| rule.backend(random).map(|b| b.service.to_string());
+        let count = |name: &str| (0..1_000).filter(|random| chosen(*random).as_deref() == Some(name)).count();
+        assert_eq!([count("a"), count("b"), count("c"), count("d"), count("e")], [0, 900, 0, 100, 0]);
+        assert!(chosen(u64::MAX).is_some());
+    }
+
+    #[test]
+    fn weights_that_choose_nothing_choose_nothing() {
+        assert!(rule("r", Match::default(), &[("a", 0), ("b", 0)]).backend(7).is_none());
+        assert!(rule("r", Match::default(), &[]).backend(7).is_none());
+    }
+
+    #[test]
+    fn an_authority_has_one_spelling() {
+        for (text, wanted, host, port) in [
+            ("shop.example", "shop.example", "shop.example", None),
+            ("Shop.Example.:8443", "shop.example:8443", "shop.example", Some(8443)),
+            ("shop:080", "shop:80", "shop", Some(80)),
+            ("10.0.0.1:80", "10.0.0.1:80", "10.0.0.1", Some(80)),
+            ("[::1]", "[::1]", "[::1]", None),
+            ("[2001:DB8:0::1]:443", "[2001:db8::1]:443", "[2001:db8::1]", Some(443)),
+            ("my_service", "my_service", "my_service", None),
+        ] {
+            let authority = Authority::parse(text).expect(text);
+            assert_eq!((authority.as_str(), authority.host(), authority.port()), (wanted, host, port));
+            assert_eq!(authority.without_port().as_str(), host);
+        }
+    }
+
+    #[test]
+    fn what_is_no_authority_is_refused() {
+        let long = "a".repeat(261);
+        for text in [
+            "", ".", ":80", "a:", "a:b", "a:65536", "a:-1", "a:+1", "u@a", "a/b", "a b", "ü", "::1", "[::1", "[::1]x",
+            "[]", "[a]", "a[b]", "a]", "[::1]:", "a:1:2", &long,
+        ] {
+            assert_eq!(Authority::parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_authority_parses_to_itself(text in "[a-zA-Z0-9.:\\[\\]_@-]{0,20}") {
+            if let Some(authority) = Authority::parse(&text) {
+                prop_assert_eq!(Authority::parse(authority.as_str()), Some(authority.clone()));
+                prop_assert!(authority.as_str().starts_with(authority.host()));
+                prop_assert_eq!(authority.port(), authority.as_str()[authority.host().len()..].strip_prefix(':').and_then(|p| p.parse().ok()));
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Services, their instances, and who may call them.
+
+use crate::name::{PolicyName, ServiceName, SpiffeId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub name: ServiceName,
+    pub protocol: Protocol,
+    pub policy: Option<PolicyName>,
+    /// The workload identity of its instances unless one names its own. Default `spiffe://<trust domain>/<service name>`.
+    pub identity: SpiffeId,
+    pub allow: Allow,
+    pub instances: Vec<Instance>,
+}
+
+/// What the application speaks on its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/1.1 or HTTP/2 (gRPC), as the caller's request was.
+    #[default]
+    Http,
+    /// Always HTTP/1.1 towards the application.
+    Http1,
+    /// Always HTTP/2 with prior knowledge (h2c) towards the application; gRPC.
+    Http2,
+    /// Bytes.
+    Opaque,
+}
+
+impl Protocol {
+    pub const NAMES: [(&'static str, Protocol); 4] =
+        [("http", Self::Http), ("http1", Self::Http1), ("http2", Self::Http2), ("opaque", Self::Opaque)];
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
+/// Who may call the service over mTLS.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Allow {
+    /// Every workload of the trust domain. The default.
+    #[default]
+    Mesh,
+    /// These identities only; an empty list lets nobody in.
+    Only(Vec<SpiffeId>),
+}
+
+impl Allow {
+    pub fn admits(&self, trust_domain: &str, peer: &SpiffeId) -> bool {
+        match self {
+            Allow::Mesh => peer.trust_domain() == trust_domain,
+            Allow::Only(list) => list.contains(peer),
+        }
+    }
+}
+
+/// One address that serves a service. Its key is address, workload identity and unique id, so that a reused address is
+/// a new instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// Unique within the service; such as a pod UID. Default: the address.
+    pub id: String,
+    /// Where the application listens.
+    pub address: SocketAddr,
+    /// Where its sidecar takes mTLS; `None`: a plain instance, with no sidecar and no identity.
+    pub sidecar: Option<Sidecar>,
+    /// Share of the traffic relative to its peers. Default 1; 1..=1000.
+    pub weight: u32,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sidecar {
+    pub inbound: SocketAddr,
+    pub identity: SpiffeId,
+}
+
+/// Unix seconds; the model reads no clock.
+pub type UnixTime = u64;
+
+/// An operator's hold on breakers: forces them open or closed until it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    pub service: ServiceName,
+    /// The instance's id; `None`: every instance of the service.
+    pub instance: Option<String>,
+    pub breaker: Hold,
+    pub owner: String,
+    pub reason: String,
+    /// `None`: until removed.
+    pub until: Option<UnixTime>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    Open,
+    Closed,
+}

@@ -1,0 +1,107 @@
+//! What the first bytes of a connection say it speaks.
+//!
+//! It reads only as much as the verdict needs, and gives every byte back through [`Prefixed`]. It deliberately does not
+//! wait for a server-first protocol: listeners with a declared protocol never come here.
+//!
+//! Invariant: the verdict depends on the bytes alone, not on how they were split into reads.
+
+use crate::Prefixed;
+use bytes::BytesMut;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// RFC 9113, section 3.4.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detected {
+    Http1,
+    Http2,
+    /// A TLS handshake record.
+    Tls,
+    /// Closed before a byte came.
+    Nothing,
+    /// Nothing came in time.
+    Silent,
+}
+
+/// Reads until the first bytes decide, at most for `limit`.
+pub async fn detect<T: AsyncRead + Unpin>(mut io: T, limit: Duration) -> io::Result<(Detected, Prefixed<T>)> {
+    let mut head = BytesMut::with_capacity(1024); // the verdict falls within the preface's 24 bytes: never grown
+    let reading = async {
+        loop {
+            if let Some(verdict) = verdict(&head) {
+                return io::Result::Ok(verdict);
+            }
+            if io.read_buf(&mut head).await? == 0 {
+                // what is cut short is left to HTTP/1's parser, which has an answer for it
+                return Ok(if head.is_empty() { Detected::Nothing } else { Detected::Http1 });
+            }
+        }
+    };
+    let verdict = match tokio::time::timeout(limit, reading).await {
+        Ok(verdict) => verdict?,
+        Err(_) if head.is_empty() => Detected::Silent,
+        Err(_) => Detected::Http1,
+    };
+    Ok((verdict, Prefixed::new(head.freeze(), io)))
+}
+
+fn verdict(head: &[u8]) -> Option<Detected> {
+    match head.first()? {
+        0x16 => Some(Detected::Tls),
+        _ if head.len() >= H2_PREFACE.len() && head.starts_with(H2_PREFACE) => Some(Detected::Http2),
+        _ if head.len() < H2_PREFACE.len() && H2_PREFACE.starts_with(head) => None,
+        _ => Some(Detected::Http1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fed(parts: &[&[u8]]) -> (Detected, Vec<u8>) {
+        let (mut a, b) = tokio::io::duplex(4096);
+        let parts: Vec<Vec<u8>> = parts.iter().map(|p| p.to_vec()).collect();
+        let writer = tokio::spawn(async move {
+            for part in parts {
+                tokio::io::AsyncWriteExt::write_all(&mut a, &part).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+        let (verdict, mut io) = detect(b, Duration::from_secs(5)).await.unwrap();
+        writer.await.unwrap();
+        let mut all = Vec::new();
+        io.read_to_end(&mut all).await.unwrap();
+        (verdict, all)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_split_of_the_first_bytes_gives_the_same_verdict_and_loses_nothing() {
+        let cases: [(&[u8], Detected); 5] = [
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Detected::Http2),
+            (b"PRI / HTTP/1.1\r\nhost: a\r\n\r\n", Detected::Http1),
+            (b"GET / HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"\x16\x03\x01\x02\x00", Detected::Tls),
+            (b"P", Detected::Http1),
+        ];
+        for (bytes, wanted) in cases {
+            for at in 1..=bytes.len() {
+                let (verdict, all) = fed(&[&bytes[..at], &bytes[at..]]).await;
+                assert_eq!((verdict, all.as_slice()), (wanted, bytes), "split at {at}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_given_up_in_time() {
+        let (_a, b) = tokio::io::duplex(64);
+        assert_eq!(detect(b, Duration::from_millis(50)).await.unwrap().0, Detected::Silent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_closed_without_a_byte_is_nothing() {
+        assert_eq!(fed(&[]).await.0, Detected::Nothing);
+    }
+}

@@ -1,0 +1,404 @@
+//! The state machine of one circuit: when it opens, for how long, and what a half-open round may do.
+//!
+//! It decides transitions from evidence that others weighed (`trigger`, `probation`). It deliberately does not look at
+//! peers, windows or the balancer, and has no timer: a deadline is noticed by the next caller, or by the sweep.
+//!
+//! The request path reads one atomic word. Everything rarer (transitions, probe permits, overrides) happens under a
+//! small lock that is never held across anything but arithmetic; the word still changes by compare-and-swap only,
+//! because permits are given back without the lock. Invariant: a transition has one winner and starts a generation, and
+//! nothing that carries an older generation changes the word.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::config::BreakerConfig;
+use crate::event::{Change, Reason};
+use crate::probation::{self, MAX_PROBES, Verdict};
+use crate::tally::Totals;
+use crate::time::{Time, mix, nanos};
+use crate::trigger::{Ground, Suspicion};
+use crate::word::{Phase, State, Word};
+
+/// Which way an operator holds a circuit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Forced {
+    Open,
+    Closed,
+}
+
+/// An operator's decision, which beats the machine until it is cleared or runs out.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Override {
+    pub forced: Forced,
+    pub owner: String,
+    pub reason: String,
+    /// When it ends by itself (noticed by the sweep, so within a second); `None` holds until it is cleared.
+    pub until: Option<Time>,
+}
+
+/// The right to make one attempt at one instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Permit {
+    pub(crate) generation: u32,
+    pub(crate) probe: bool,
+}
+
+/// Why the circuit is not closed.
+#[derive(Clone, Copy, Debug)]
+struct Trip {
+    reason: Reason,
+    ground: Ground,
+    totals: Totals,
+    /// Failure rate to disprove by probes.
+    rate: f64,
+    /// Rate of hard failures, in percent, that peers are compared with.
+    hard_percent: u32,
+}
+
+#[derive(Debug)]
+struct Cold {
+    forced: Option<Override>,
+    closed_at: Time,
+    last_open: Duration,
+    /// The instance asked not to be called before this.
+    hinted: Time,
+    trip: Option<Trip>,
+}
+
+/// What a circuit's half-open state says to somebody who would like to probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Chance {
+    /// Closed, or held by an operator.
+    None,
+    /// Not before this instant.
+    Later(Time),
+    /// A new round may begin.
+    Begin,
+    /// A round is under way and has a free permit.
+    Continue,
+    /// A probe has outlived its deadline.
+    Lost,
+}
+
+pub(crate) struct Breaker {
+    word: AtomicU64,
+    /// Open: the end of it. Half-open: the deadline of the latest probe. Written before the word.
+    until: AtomicU64,
+    ground: AtomicU8,
+    cold: Mutex<Cold>,
+}
+
+impl Breaker {
+    pub(crate) fn new(now: Time) -> Breaker {
+        let cold = Cold { forced: None, closed_at: now, last_open: Duration::ZERO, hinted: Time(0), trip: None };
+        Breaker {
+            word: AtomicU64::new(Word::START.pack()),
+            until: AtomicU64::new(0),
+            ground: AtomicU8::new(Ground::Manual as u8),
+            cold: Mutex::new(cold),
+        }
+    }
+
+    pub(crate) fn word(&self) -> Word {
+        Word::unpack(self.word.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.word().phase.state()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.word().phase == Phase::Closed
+    }
+
+    pub(crate) fn until(&self) -> Time {
+        Time(self.until.load(Ordering::Acquire))
+    }
+
+    /// The kind of evidence that opened the circuit; meaningful while it is not closed.
+    pub(crate) fn ground(&self) -> Ground {
+        Ground::from_bits(self.ground.load(Ordering::Relaxed))
+    }
+
+    /// CLOSED to OPEN, if `generation` is still the current one and no operator holds the circuit.
+    pub(crate) fn trip(
+        &self,
+        generation: u32,
+        suspicion: Suspicion,
+        hint: Option<Duration>,
+        site: Site<'_>,
+    ) -> Option<Change> {
+        let mut cold = self.cold();
+        let word = self.word();
+        if word.generation != generation || word.phase != Phase::Closed || cold.forced.is_some() {
+            return None;
+        }
+        let settled = site.now.since(cold.closed_at) >= site.config.stable.max(cold.last_open.saturating_mul(2));
+        let k = if word.k == 0 || settled { 1 } else { word.k + 1 };
+        cold.trip = Some(Trip {
+            reason: suspicion.reason,
+            ground: suspicion.ground,
+            totals: suspicion.totals,
+            rate: suspicion.rate(),
+            hard_percent: suspicion.hard_percent(),
+        });
+        self.open(&mut cold, word, k, suspicion.reason, hint, site)
+    }
+
+    /// One more probe, if the circuit is due or its round has a free permit; OPEN to HALF_OPEN if it is the first.
+    pub(crate) fn grant(&self, site: Site<'_>) -> Option<(Permit, Option<Change>)> {
+        let cold = self.cold();
+        loop {
+            let word = self.word();
+            let next = match self.chance_of(word, site.config, site.now) {
+                Chance::Begin => word.next(Phase::HalfOpen, word.k),
+                Chance::Continue => word,
+                Chance::None | Chance::Later(_) | Chance::Lost => return None,
+            };
+            let granted = Word { outstanding: next.outstanding + 1, ..next };
+            let deadline = site.now + site.config.probe_timeout;
+            let before = self.until.swap(deadline.0, Ordering::AcqRel);
+            if self.swap(word, granted) {
+                let permit = Permit { generation: granted.generation, probe: true };
+                let change = (granted.generation != word.generation)
+                    .then(|| self.change(&cold, word, granted, Reason::Due, Duration::ZERO));
+                return Some((permit, change));
+            }
+            self.until.store(before, Ordering::Release);
+        }
+    }
+
+    /// HALF_OPEN to OPEN when a probe has outlived its deadline.
+    pub(crate) fn reopen_lost(&self, site: Site<'_>) -> Option<Change> {
+        let mut cold = self.cold();
+        let word = self.word();
+        if self.chance_of(word, site.config, site.now) != Chance::Lost {
+            return None;
+        }
+        self.open(&mut cold, word, word.k.saturating_add(1), Reason::ProbeLost, None, site)
+    }
+
+    /// Counts a probe's result and decides the round if it can be decided.
+    pub(crate) fn settle_probe(
+        &self,
+        permit: Permit,
+        failed: bool,
+        peers: f64,
+        hint: Option<Duration>,
+        site: Site<'_>,
+    ) -> Settled {
+        let mut cold = self.cold();
+        loop {
+            let word = self.word();
+            if word.generation != permit.generation || word.phase != Phase::HalfOpen {
+                return Settled::Stale;
+            }
+            let outstanding = word.outstanding.saturating_sub(1);
+            let (ok, fail) = (word.ok + u8::from(!failed), word.fail + u8::from(failed));
+            let rate = cold.trip.map_or(1.0, |trip| trip.rate);
+            let change = match probation::verdict(ok, fail, failed, rate, peers) {
+                Verdict::Undecided => {
+                    if self.swap(word, Word { outstanding, ok, fail, ..word }) {
+                        return Settled::Counted;
+                    }
+                    continue;
+                }
+                Verdict::Pass => self.close(&mut cold, word, word.k, Reason::Recovered, site.now),
+                Verdict::Fail => self.open(&mut cold, word, word.k.saturating_add(1), Reason::ProbeFailed, hint, site),
+            };
+            if let Some(change) = change {
+                return Settled::Decided(change);
+            }
+        }
+    }
+
+    /// The permit comes back unused: nothing was learnt.
+    pub(crate) fn give_back(&self, permit: Permit) {
+        loop {
+            let word = self.word();
+            if word.generation != permit.generation || word.phase != Phase::HalfOpen {
+                return;
+            }
+            let outstanding = word.outstanding.saturating_sub(1);
+            if self.swap(word, Word { outstanding, ..word }) {
+                return;
+            }
+        }
+    }
+
+    /// Back to CLOSED with k kept, because the peers turned out to be no better.
+    pub(crate) fn release(&self, now: Time) -> Option<Change> {
+        let mut cold = self.cold();
+        loop {
+            let word = self.word();
+            if !matches!(word.phase, Phase::Open | Phase::HalfOpen) || self.ground() != Ground::ByStatus {
+                return None;
+            }
+            if let Some(change) = self.close(&mut cold, word, word.k, Reason::Released, now) {
+                return Some(change);
+            }
+        }
+    }
+
+    /// Sets or clears an override. Clearing starts from scratch: CLOSED and k = 0.
+    pub(crate) fn force(&self, to: Option<Override>, now: Time) -> Option<Change> {
+        let mut cold = self.cold();
+        if to.is_none() && cold.forced.is_none() {
+            return None;
+        }
+        let actor = to.as_ref().or(cold.forced.as_ref()).map(|held| held.owner.clone());
+        cold.forced = to;
+        cold.trip = None;
+        self.ground.store(Ground::Manual as u8, Ordering::Relaxed);
+        let held_open = matches!(&cold.forced, Some(Override { forced: Forced::Open, .. }));
+        let k = if cold.forced.is_some() { self.word().k } else { 0 };
+        loop {
+            let word = self.word();
+            let change = if held_open {
+                let until = cold.forced.as_ref().and_then(|held| held.until).unwrap_or(Time::FAR);
+                self.until.store(until.0, Ordering::Release);
+                let next = word.next(Phase::ForcedOpen, k);
+                self.swap(word, next).then(|| self.change(&cold, word, next, Reason::Manual, until.since(now)))
+            } else {
+                self.close(&mut cold, word, k, Reason::Manual, now)
+            };
+            if let Some(change) = change {
+                return Some(Change { actor, ..change });
+            }
+        }
+    }
+
+    pub(crate) fn forced(&self) -> Option<Override> {
+        self.cold().forced.clone()
+    }
+
+    pub(crate) fn override_expired(&self, now: Time) -> bool {
+        matches!(&self.cold().forced, Some(Override { until: Some(until), .. }) if now >= *until)
+    }
+
+    /// Reason, totals at the trip, and the probes it takes; `None` while closed or held.
+    pub(crate) fn trip_view(&self) -> Option<(Reason, Totals, u8)> {
+        self.cold().trip.map(|trip| (trip.reason, trip.totals, probation::need(trip.rate)))
+    }
+
+    /// The hard failure rate at the trip, in percent, for the release.
+    pub(crate) fn tripped_percent(&self) -> Option<u32> {
+        self.cold().trip.filter(|trip| trip.ground == Ground::ByStatus).map(|trip| trip.hard_percent)
+    }
+
+    /// Shortens what is left of an opening, but not below what the instance asked for.
+    pub(crate) fn cut(&self, seed: u64, now: Time) {
+        let cold = self.cold();
+        let word = self.word();
+        let spread = mix(seed ^ u64::from(word.generation)) % 1000;
+        let cut = (now + Duration::from_millis(1500 + spread)).max(cold.hinted);
+        if word.phase == Phase::Open && self.until() > cut {
+            self.until.store(cut.0, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn chance(&self, config: &BreakerConfig, now: Time) -> Chance {
+        self.chance_of(self.word(), config, now)
+    }
+
+    fn chance_of(&self, word: Word, config: &BreakerConfig, now: Time) -> Chance {
+        let until = self.until();
+        match word.phase {
+            Phase::Closed | Phase::ForcedOpen => Chance::None,
+            Phase::Open if now > until => Chance::Begin,
+            Phase::Open => Chance::Later(until),
+            Phase::HalfOpen if word.outstanding > 0 && now > until => Chance::Lost,
+            Phase::HalfOpen => {
+                let free = word.outstanding < config.probe_concurrency
+                    && word.outstanding.saturating_add(word.probes_done()) < MAX_PROBES;
+                if free { Chance::Continue } else { Chance::Later(until) }
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        cold: &mut Cold,
+        word: Word,
+        k: u8,
+        reason: Reason,
+        hint: Option<Duration>,
+        site: Site<'_>,
+    ) -> Option<Change> {
+        let next = word.next(Phase::Open, k);
+        let hint = hint.map(|hint| hint.min(site.config.open_max));
+        let span = open_time(site.config, next.k, site.seed, next.generation).max(hint.unwrap_or_default());
+        let before = self.until.swap((site.now + span).0, Ordering::AcqRel);
+        if !self.swap(word, next) {
+            self.until.store(before, Ordering::Release);
+            return None;
+        }
+        cold.last_open = span;
+        cold.hinted = hint.map_or(Time(0), |hint| site.now + hint);
+        if let Some(trip) = cold.trip {
+            self.ground.store(trip.ground as u8, Ordering::Relaxed);
+        }
+        Some(self.change(cold, word, next, reason, span))
+    }
+
+    fn close(&self, cold: &mut Cold, word: Word, k: u8, reason: Reason, now: Time) -> Option<Change> {
+        let next = word.next(Phase::Closed, k);
+        if !self.swap(word, next) {
+            return None;
+        }
+        let change = self.change(cold, word, next, reason, Duration::ZERO);
+        cold.closed_at = now;
+        cold.trip = None;
+        Some(change)
+    }
+
+    fn change(&self, cold: &Cold, from: Word, to: Word, reason: Reason, open_for: Duration) -> Change {
+        let trip = cold.trip;
+        Change {
+            from: from.phase.state(),
+            to: to.phase.state(),
+            reason,
+            generation: to.generation,
+            k: to.k,
+            open_for,
+            totals: trip.map(|trip| trip.totals).unwrap_or_default(),
+            need: trip.map_or(0, |trip| probation::need(trip.rate)),
+            actor: None,
+        }
+    }
+
+    fn swap(&self, from: Word, to: Word) -> bool {
+        self.word.compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn cold(&self) -> MutexGuard<'_, Cold> {
+        self.cold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where and when something happens to a breaker.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) config: &'a BreakerConfig,
+    pub(crate) seed: u64,
+    pub(crate) now: Time,
+}
+
+/// What a probe's result did.
+pub(crate) enum Settled {
+    Stale,
+    Counted,
+    Decided(Change),
+}
+
+/// `min(base x 2^(k-1), max)`, jittered by a hash of instance and generation.
+pub(crate) fn open_time(config: &BreakerConfig, k: u8, seed: u64, generation: u32) -> Duration {
+    let doublings = u32::from(k.saturating_sub(1)).min(31);
+    let nominal = nanos(config.open_base.saturating_mul(1 << doublings).min(config.open_max));
+    let jitter = u64::from(config.jitter_percent);
+    let draw = mix(seed ^ mix(u64::from(generation))) % 10_000;
+    // 100 % - jitter .. 100 % + jitter, in hundredths of a percent of it.
+    let share = u128::from((100 - jitter.min(100)) * 10_000 + 2 * jitter * draw);
+    Duration::from_nanos((u128::from(nominal) * share / 1_000_000).min(u128::from(u64::MAX)) as u64)
+}

@@ -1,0 +1,161 @@
+//! How busy and how slow an instance is, and how much of its share it may have yet.
+//!
+//! Peak EWMA: the estimate jumps up to a slow answer at once and forgets it over ten seconds, so that one stall is
+//! believed before its queue is long. The cost of an instance is `ewma x (in flight + 1) / weight`. It deliberately
+//! knows nothing of failures: the caller passes a failed attempt's sample already raised, because an instance that
+//! fails fast must not look attractive.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::time::{Time, nanos};
+
+const TAU_MS: f32 = 10_000.0;
+const MIN_WEIGHT: f64 = 0.1;
+const NEVER: u64 = u64::MAX;
+
+pub(crate) struct Load {
+    inflight: AtomicU32,
+    /// `nanoseconds as f32 : 32 | millisecond of the last update : 32`; 0 while nothing has been measured.
+    ewma: AtomicU64,
+    /// When the slow start began.
+    ramp_from: AtomicU64,
+}
+
+impl Load {
+    pub(crate) fn new() -> Load {
+        Load { inflight: AtomicU32::new(0), ewma: AtomicU64::new(0), ramp_from: AtomicU64::new(NEVER) }
+    }
+
+    pub(crate) fn enter(&self) {
+        self.inflight.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.inflight.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn inflight(&self) -> u32 {
+        self.inflight.load(Relaxed)
+    }
+
+    pub(crate) fn sample(&self, rtt: Duration, now: Time) {
+        let sample = (nanos(rtt) as f32).max(1.0);
+        // One failed swap loses one sample among many; a loop here would be contention for nothing.
+        let seen = self.ewma.load(Relaxed);
+        let (value, stamp) = unpack(seen);
+        let now_ms = now.millis() as u32;
+        let next = if seen == 0 || sample >= value {
+            pack(sample, now_ms)
+        } else {
+            let elapsed = now_ms.wrapping_sub(stamp) as i32;
+            if elapsed <= 0 {
+                // Under a millisecond: leave the stamp, so that time adds up until the next sample.
+                return;
+            }
+            let keep = decay(elapsed as f32);
+            pack(value * keep + sample * (1.0 - keep), now_ms)
+        };
+        let _ = self.ewma.compare_exchange(seen, next, Relaxed, Relaxed);
+    }
+
+    /// The estimate as of now, in nanoseconds; `None` while nothing has been measured.
+    pub(crate) fn estimate(&self, now: Time) -> Option<f32> {
+        let seen = self.ewma.load(Relaxed);
+        if seen == 0 {
+            return None;
+        }
+        let (value, stamp) = unpack(seen);
+        let elapsed = (now.millis() as u32).wrapping_sub(stamp) as i32;
+        Some((value * decay(elapsed.max(0) as f32)).max(1.0))
+    }
+
+    /// Forgets what was measured. An instance that comes back is often another process, and the estimate of the one
+    /// that timed out would starve it long after its slow start.
+    pub(crate) fn reset_estimate(&self) {
+        self.ewma.store(0, Relaxed);
+    }
+
+    pub(crate) fn start_ramp(&self, from: Time) {
+        self.ramp_from.store(from.0, Relaxed);
+    }
+
+    pub(crate) fn stop_ramp(&self) {
+        self.ramp_from.store(NEVER, Relaxed);
+    }
+
+    /// The slow-start factor, 0.1..1.
+    pub(crate) fn ramp(&self, slow_start: Duration, now: Time) -> f32 {
+        let from = self.ramp_from.load(Relaxed);
+        if from == NEVER {
+            return 1.0;
+        }
+        slow_start_factor(now.since(Time(from)), slow_start) as f32
+    }
+}
+
+/// Envoy's slow start with aggression 1 and a floor of 10 %.
+pub(crate) fn slow_start_factor(age: Duration, window: Duration) -> f64 {
+    if age >= window { 1.0 } else { (age.as_secs_f64() / window.as_secs_f64()).max(MIN_WEIGHT) }
+}
+
+fn decay(elapsed_ms: f32) -> f32 {
+    let x = elapsed_ms / TAU_MS;
+    // The first term of the series is within 0.005 % here, and is all that a busy instance ever needs.
+    if x < 0.01 { 1.0 - x } else { (-x).exp() }
+}
+
+fn pack(value: f32, stamp: u32) -> u64 {
+    u64::from(value.to_bits()) << 32 | u64::from(stamp)
+}
+
+fn unpack(bits: u64) -> (f32, u32) {
+    (f32::from_bits((bits >> 32) as u32), bits as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn at(n: u64) -> Time {
+        Time(n * 1_000_000)
+    }
+
+    #[test]
+    fn slow_start_follows_envoys_formula() {
+        for (age, factor) in [(0, 0.1), (1, 0.1), (2, 0.2), (5, 0.5), (9, 0.9), (10, 1.0)] {
+            let got = slow_start_factor(Duration::from_secs(age), Duration::from_secs(10));
+            assert!((got - factor).abs() < 1e-12, "age {age}: {got}");
+        }
+        assert_eq!(slow_start_factor(Duration::ZERO, Duration::ZERO), 1.0);
+    }
+
+    #[test]
+    fn the_estimate_jumps_to_a_peak_and_forgets_it_by_time() {
+        let load = Load::new();
+        assert_eq!(load.estimate(at(0)), None);
+        load.sample(ms(10), at(0));
+        load.sample(ms(100), at(1));
+        assert_eq!(load.estimate(at(1)), Some(100e6));
+        let later = load.estimate(at(10_001)).unwrap_or_default();
+        assert!((later / 100e6 - 0.3679).abs() < 0.001, "{later}");
+        load.sample(ms(10), at(10_001));
+        let mixed = load.estimate(at(10_001)).unwrap_or_default();
+        assert!((mixed / 1e6 - (36.79 + 6.32)).abs() < 0.1, "{mixed}");
+    }
+
+    #[test]
+    fn samples_within_one_millisecond_do_not_stop_the_forgetting() {
+        let load = Load::new();
+        load.sample(ms(100), Time(0));
+        for i in 0..1_000_000_u64 {
+            load.sample(ms(1), Time(i * 50_000));
+        }
+        let after = load.estimate(at(50_000)).unwrap_or_default();
+        assert!(after < 2e6, "{after}");
+    }
+}

@@ -1,0 +1,184 @@
+//! Which instance gets the next attempt: the balancer proposes, the breaker disposes.
+//!
+//! Decides between two instances drawn at random (power of two choices), both of them different, and sends a request
+//! to an instance on probation when one is due. It deliberately never waits and never queues: no instance, no attempt.
+//!
+//! Cost: while every circuit is closed, a pick reads one shared word and two instances, whatever the size of the set.
+//! Otherwise drawn instances that are not closed are drawn again, and only if that fails is the set walked; instances
+//! to probe are looked for ten times a second at most.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::attempt::Attempt;
+use crate::breaker::Permit;
+use crate::config::Mode;
+use crate::node::Member;
+use crate::set::InstanceSet;
+use crate::time::{Time, mix};
+use crate::word::Phase;
+
+/// Draws before the set is walked.
+const DRAWS: usize = 12;
+/// An instance nobody has measured costs the median of this many peers.
+const SAMPLED: usize = 9;
+
+/// What a request says about itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// 64 random bits, fresh for every call.
+    pub random: u64,
+    /// The request may be sent again if it fails: idempotent or marked so, body buffered.
+    pub replayable: bool,
+    /// Instances that this exchange has already used, by index in this set. They are not picked again.
+    pub tried: &'a [usize],
+}
+
+/// Why there is no instance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ExhaustedCause {
+    /// The set has no instances.
+    Empty,
+    /// No circuit is closed, and none may be probed now.
+    AllOpen,
+    /// Every instance that may be used has been tried.
+    AllTried,
+}
+
+/// No attempt can be made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Exhausted {
+    pub cause: ExhaustedCause,
+    /// When an instance may be available again; zero if that is not a matter of time.
+    pub retry_after: Duration,
+}
+
+impl<M: Member> InstanceSet<M> {
+    /// One permit for one instance.
+    ///
+    /// # Cancel safety
+    ///
+    /// The permit is given back when the attempt is dropped, whatever state it is in.
+    pub fn pick(self: &Arc<Self>, ask: Ask<'_>, now: Time) -> Result<Attempt<M>, Exhausted> {
+        if let Some(until) = self.board.shut_until(now) {
+            return Err(Exhausted { cause: ExhaustedCause::AllOpen, retry_after: until.since(now) });
+        }
+        if self.board.is_attention_due(now)
+            && let Some(attempt) = self.offer_probe(ask, now)
+        {
+            return Ok(attempt);
+        }
+        match self.propose(ask, now) {
+            Some(index) => Ok(self.admit(index, now)),
+            None => self.pick_from_none(ask, now),
+        }
+    }
+
+    /// Two different instances, the cheaper of which wins; one, if there is no second.
+    fn propose(&self, ask: Ask<'_>, now: Time) -> Option<usize> {
+        let n = self.slots.len();
+        let mut draws = Draws(ask.random);
+        let mut held = None;
+        let usable = |index: usize| !ask.tried.contains(&index) && self.admits(index);
+        for _ in 0..if n == 0 { 0 } else { DRAWS } {
+            let index = match held {
+                None => draws.below(n),
+                Some(first) if n > 1 => (first + 1 + draws.below(n - 1)) % n,
+                Some(_) => break,
+            };
+            if usable(index) {
+                match held {
+                    None => held = Some(index),
+                    Some(first) => return Some(self.cheaper(first, index, now)),
+                }
+            }
+        }
+        let start = draws.below(n.max(1));
+        let mut walk = (0..n).map(|step| (start + step) % n).filter(|index| Some(*index) != held && usable(*index));
+        let first = held.or_else(|| walk.next())?;
+        Some(walk.next().map_or(first, |second| self.cheaper(first, second, now)))
+    }
+
+    pub(crate) fn admits(&self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        match slot.member.node().breaker.word().phase {
+            Phase::Closed => true,
+            Phase::ForcedOpen => slot.config.mode == Mode::Disabled,
+            Phase::Open | Phase::HalfOpen => slot.config.mode != Mode::Enforce,
+        }
+    }
+
+    fn cheaper(&self, a: usize, b: usize, now: Time) -> usize {
+        // An instance without an estimate is taken for an average one: not free, which would draw everything to it,
+        // and not infinitely dear, which would starve it.
+        let (first, second) = (self.node(a).load.estimate(now), self.node(b).load.estimate(now));
+        let unknown = if first.is_some() && second.is_some() {
+            0.0
+        } else {
+            self.median_estimate::<SAMPLED>(a, now).unwrap_or(1.0)
+        };
+        let cost = |index: usize, estimate: Option<f32>| {
+            let queue = self.node(index).load.inflight() as f32 + 1.0;
+            estimate.unwrap_or(unknown) * queue / self.weight(index, now)
+        };
+        if cost(b, second) < cost(a, first) { b } else { a }
+    }
+
+    /// Lower median of up to `N` closed instances' estimates, from `index` on, itself not counted.
+    pub(crate) fn median_estimate<const N: usize>(&self, index: usize, now: Time) -> Option<f32> {
+        let closed = self.peers(index).filter(|peer| peer.node.breaker.is_closed());
+        let mut seen = [0.0_f32; N];
+        let mut count = 0;
+        for estimate in closed.filter_map(|peer| peer.node.load.estimate(now)).take(N) {
+            seen[count] = estimate;
+            count += 1;
+        }
+        seen[..count].sort_unstable_by(f32::total_cmp);
+        seen[..count].get(count.saturating_sub(1) / 2).copied()
+    }
+
+    /// The permit of an instance that takes traffic. In observe mode a circuit that would not has its virtual probes.
+    pub(crate) fn admit(self: &Arc<Self>, index: usize, now: Time) -> Attempt<M> {
+        let slot = &self.slots[index];
+        let node = slot.member.node();
+        let word = node.breaker.word();
+        if word.phase != Phase::Closed && slot.config.mode == Mode::Observe {
+            if let Some(permit) = self.observe_probe(index, now) {
+                return Attempt::begin(self.clone(), index, permit, now);
+            }
+            node.count_would_reject();
+        }
+        let permit = Permit { generation: word.generation, probe: false };
+        Attempt::begin(self.clone(), index, permit, now)
+    }
+
+    /// Nobody takes traffic: now any request may be the probe, since otherwise it would be refused.
+    fn pick_from_none(self: &Arc<Self>, ask: Ask<'_>, now: Time) -> Result<Attempt<M>, Exhausted> {
+        if self.slots.is_empty() {
+            return Err(Exhausted { cause: ExhaustedCause::Empty, retry_after: Duration::ZERO });
+        }
+        let epoch = self.board.epoch();
+        if (0..self.slots.len()).any(|index| self.admits(index)) {
+            return Err(Exhausted { cause: ExhaustedCause::AllTried, retry_after: Duration::ZERO });
+        }
+        self.cut_open_times(now);
+        if let Some(attempt) = self.probe_anyway(ask, now) {
+            return Ok(attempt);
+        }
+        let retry_after = self.open_for(ask, now);
+        self.board.shut(now + retry_after, epoch);
+        Err(Exhausted { cause: ExhaustedCause::AllOpen, retry_after })
+    }
+}
+
+/// Independent draws from one set of random bits.
+pub(crate) struct Draws(pub(crate) u64);
+
+impl Draws {
+    /// Uniform in `0..n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        let draw = mix(self.0);
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        ((u128::from(draw) * n as u128) >> 64) as usize
+    }
+}

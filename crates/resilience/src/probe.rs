@@ -1,0 +1,166 @@
+//! Probes: when an instance that is not closed gets a request, and what happens while none is closed.
+//!
+//! Decides who is probed next and with which request. A replayable request goes first, because the caller can send it
+//! elsewhere when the probe fails, so that probing stays invisible; one that cannot be replayed is risked only after a
+//! second without a better one, and then sparingly. Probes of one service are at least 100 ms apart.
+//!
+//! While nothing is closed, one instance's round is finished before another's begins: three probes spread over three
+//! instances bring none of them back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::attempt::Attempt;
+use crate::board::PROBE_GAP;
+use crate::breaker::{Chance, Permit};
+use crate::config::Mode;
+use crate::node::Member;
+use crate::pick::{Ask, Draws};
+use crate::set::InstanceSet;
+use crate::time::Time;
+use crate::word::{Phase, State};
+
+/// A probe that has not been answered for this long no longer keeps other instances' rounds from beginning.
+const ROUND_PATIENCE: Duration = Duration::from_secs(1);
+/// Nothing is closed: an opening is cut to at most 2.5 s.
+const MAX_OPEN_ALONE: Duration = Duration::from_millis(2500);
+
+/// What a caller is told to wait at most, such as for an operator's override.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What a look at every instance found.
+struct Look {
+    /// Whose probe is next.
+    candidate: Option<usize>,
+    /// When another look is worthwhile.
+    next: Time,
+}
+
+impl<M: Member> InstanceSet<M> {
+    /// A probe for this request, if one is due and the request may be used for it.
+    pub(crate) fn offer_probe(self: &Arc<Self>, ask: Ask<'_>, now: Time) -> Option<Attempt<M>> {
+        if self.board.next_probe() > now {
+            return None;
+        }
+        if ask.replayable {
+            self.board.replayable_seen();
+        } else if !self.board.may_risk(ask.random, now) {
+            return None;
+        }
+        self.probe_anyway(ask, now)
+    }
+
+    /// A probe for this request, if one is due.
+    pub(crate) fn probe_anyway(self: &Arc<Self>, ask: Ask<'_>, now: Time) -> Option<Attempt<M>> {
+        if self.board.next_probe() > now {
+            return None;
+        }
+        self.board.begin_look();
+        let look = self.look(ask, now);
+        self.board.attend_at(look.next);
+        let index = look.candidate?;
+        self.board.attend_at(now + PROBE_GAP);
+        // Of several callers that got this far at once, one probes.
+        let permit = if self.board.claim_probe(now) { self.grant(index, now)? } else { return None };
+        Some(Attempt::begin(self.clone(), index, permit, now))
+    }
+
+    /// Observe mode: the requests that pass anyway stand in for probes, at the pace of real ones.
+    pub(crate) fn observe_probe(&self, index: usize, now: Time) -> Option<Permit> {
+        match self.node(index).breaker.chance(&self.slots[index].config, now) {
+            Chance::Begin | Chance::Continue => self.grant(index, now),
+            Chance::Lost => {
+                self.reopen_lost(index, now);
+                None
+            }
+            Chance::None | Chance::Later(_) => None,
+        }
+    }
+
+    pub(crate) fn grant(&self, index: usize, now: Time) -> Option<Permit> {
+        let mut journal = self.board.journal();
+        let (permit, change) = self.node(index).breaker.grant(self.site(index, now))?;
+        if let Some(change) = change {
+            self.note(&mut journal, index, change, now);
+        }
+        Some(permit)
+    }
+
+    pub(crate) fn reopen_lost(&self, index: usize, now: Time) -> Option<crate::Transition> {
+        self.transition(index, now, |node| node.breaker.reopen_lost(self.site(index, now)))
+    }
+
+    fn look(&self, ask: Ask<'_>, now: Time) -> Look {
+        let n = self.slots.len();
+        let start = Draws(ask.random ^ 0x5eed).below(n.max(1));
+        let (mut begin, mut go_on, mut some_closed, mut round_in_flight) = (None, None, false, false);
+        let mut next = Time::FAR;
+        for index in (0..n).map(|step| (start + step) % n) {
+            let slot = &self.slots[index];
+            let breaker = &slot.member.node().breaker;
+            some_closed |= self.admits(index);
+            if slot.config.mode != Mode::Enforce {
+                continue;
+            }
+            let chance = match breaker.chance(&slot.config, now) {
+                Chance::Lost => {
+                    self.reopen_lost(index, now);
+                    breaker.chance(&slot.config, now)
+                }
+                chance => chance,
+            };
+            let free = !ask.tried.contains(&index);
+            match chance {
+                Chance::Begin if free => begin = begin.or(Some(index)),
+                Chance::Continue if free => go_on = go_on.or(Some(index)),
+                Chance::Begin | Chance::Continue => next = next.min(now + PROBE_GAP),
+                Chance::Later(at) => next = next.min(at),
+                Chance::Lost | Chance::None => {}
+            }
+            if breaker.state() == State::HalfOpen && matches!(chance, Chance::Later(_)) {
+                // Its deadline is the time it was sent plus the probe timeout.
+                round_in_flight |= now + slot.config.probe_timeout < breaker.until() + ROUND_PATIENCE;
+            }
+        }
+        if begin.is_some() {
+            next = next.min(now + PROBE_GAP);
+        }
+        // What is nearest to being closed comes first, whether or not others are.
+        let begin = begin.filter(|_| some_closed || !round_in_flight);
+        Look { candidate: go_on.or(begin), next }
+    }
+
+    /// Nothing takes traffic: if what broke is hard everywhere, waiting long only prolongs the outage.
+    pub(crate) fn cut_open_times(&self, now: Time) {
+        let limit = now + MAX_OPEN_ALONE;
+        let mut breakers = self.slots.iter().map(|slot| &slot.member.node().breaker);
+        let open = |phase: Phase| matches!(phase, Phase::Open | Phase::HalfOpen);
+        if !breakers.all(|breaker| !open(breaker.word().phase) || breaker.ground().is_hard()) {
+            return;
+        }
+        for index in 0..self.slots.len() {
+            let node = self.node(index);
+            if node.breaker.word().phase == Phase::Open && node.breaker.until() > limit {
+                node.breaker.cut(node.seed(), now);
+                self.board.attend_at(node.breaker.until());
+            }
+        }
+    }
+
+    /// Until somebody can be had, by the passing of time alone.
+    pub(crate) fn open_for(&self, ask: Ask<'_>, now: Time) -> Duration {
+        let mut next = now + LONGEST_WAIT;
+        for (index, slot) in self.slots.iter().enumerate() {
+            let breaker = &slot.member.node().breaker;
+            next = next.min(match breaker.chance(&slot.config, now) {
+                Chance::Later(at) if breaker.state() == State::HalfOpen => at.min(now + ROUND_PATIENCE),
+                Chance::Later(at) => at,
+                // Due, but not for this exchange, which has had it, or not yet.
+                Chance::Begin | Chance::Continue | Chance::Lost if ask.tried.contains(&index) => now,
+                Chance::Begin | Chance::Continue | Chance::Lost => self.board.next_probe().max(now),
+                Chance::None => breaker.until(),
+            });
+        }
+        next.since(now)
+    }
+}

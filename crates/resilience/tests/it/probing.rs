@@ -1,0 +1,193 @@
+//! How an instance comes back.
+
+use std::time::Duration;
+
+use fusewire_resilience::{Ask, BreakerConfig, ExhaustedCause, Happening, Outcome, State, classify};
+
+use crate::world::{Random, at, ms, pick, pick_at, refused, service, states};
+
+fn plain() -> BreakerConfig {
+    BreakerConfig { jitter_percent: 0, ..BreakerConfig::default() }
+}
+
+fn break_one(set: &std::sync::Arc<fusewire_resilience::InstanceSet<crate::world::Instance>>, index: usize, now: u64) {
+    for _ in 0..5 {
+        pick_at(set, index, at(now)).expect("admitted").end(refused(), at(now));
+    }
+    assert_eq!(states(set)[index], State::Open);
+}
+
+#[test]
+fn a_due_instance_gets_the_first_replayable_request_and_probes_are_100_ms_apart() {
+    let set = service(3, &plain());
+    break_one(&set, 0, 0);
+    let mut probes = Vec::new();
+    for now in 4900..6000 {
+        let attempt = pick(&set, now, at(now)).expect("two are closed");
+        if attempt.is_probe() {
+            assert_eq!(attempt.index(), 0);
+            probes.push(now);
+        }
+        attempt.end(Outcome::OK, at(now));
+    }
+    assert_eq!(probes, [5001, 5101, 5201]);
+    assert_eq!(states(&set), [State::Closed; 3]);
+}
+
+#[test]
+fn a_request_that_cannot_be_replayed_is_risked_only_after_a_second_and_then_rarely() {
+    let set = service(2, &plain());
+    break_one(&set, 0, 0);
+    let mut random = Random(77);
+    let mut probes = Vec::new();
+    for now in (5001..20_000).step_by(5) {
+        let ask = Ask { random: random.bits(), replayable: false, tried: &[] };
+        let attempt = set.pick(ask, at(now)).expect("one is closed");
+        if attempt.is_probe() {
+            probes.push(now);
+        }
+        attempt.end(Outcome::OK, at(now));
+    }
+    assert!(probes[0] >= 6001, "{probes:?}");
+    assert_eq!((probes.len(), states(&set)[0]), (3, State::Closed), "{probes:?}");
+}
+
+#[test]
+fn rare_traffic_that_cannot_be_replayed_still_brings_the_instance_back() {
+    let set = service(2, &plain());
+    break_one(&set, 0, 0);
+    for now in (6000..20_000).step_by(700) {
+        let ask = Ask { random: u64::MAX, replayable: false, tried: &[] };
+        set.pick(ask, at(now)).expect("one is closed").end(Outcome::OK, at(now));
+    }
+    assert_eq!(states(&set), [State::Closed; 2]);
+}
+
+#[test]
+fn when_nothing_is_closed_any_request_may_probe_and_one_round_is_finished_first() {
+    let set = service(3, &plain());
+    for index in 0..3 {
+        break_one(&set, index, 0);
+    }
+    let mut probed = Vec::new();
+    for now in (0..20_000).step_by(20) {
+        let ask = Ask { random: now, replayable: false, tried: &[] };
+        match set.pick(ask, at(now)) {
+            Ok(attempt) if attempt.is_probe() => {
+                probed.push((attempt.index(), now));
+                attempt.end(Outcome::OK, at(now));
+            }
+            Ok(attempt) => drop(attempt),
+            Err(exhausted) => assert_eq!(exhausted.cause, ExhaustedCause::AllOpen),
+        }
+        if states(&set).contains(&State::Closed) {
+            break;
+        }
+    }
+    assert_eq!(probed.len(), 3, "{probed:?}");
+    assert!(probed.iter().all(|(index, _)| *index == probed[0].0), "{probed:?}");
+}
+
+#[test]
+fn open_times_are_cut_while_nothing_is_closed_and_all_is_hard() {
+    let config = BreakerConfig { open_base: Duration::from_secs(40), ..plain() };
+    let set = service(2, &config);
+    break_one(&set, 0, 0);
+    let left = |index: usize, now: u64| set.inspect(at(now))[index].open_remaining.unwrap_or_default();
+    drop(pick(&set, 1, at(10)).expect("one is closed"));
+    assert!(left(0, 10) > Duration::from_secs(39), "one is closed: no cut");
+    break_one(&set, 1, 20);
+    let exhausted = pick(&set, 1, at(30)).err().expect("none is closed");
+    assert_eq!(exhausted.cause, ExhaustedCause::AllOpen);
+    for index in [0, 1] {
+        assert!((ms(1500)..=ms(2500)).contains(&left(index, 30)), "{:?}", left(index, 30));
+    }
+    assert_eq!(exhausted.retry_after, left(0, 30).min(left(1, 30)));
+    let again = left(0, 30);
+    drop(pick(&set, 1, at(530)));
+    assert_eq!(left(0, 530), again - ms(500), "cut once, not again and again");
+}
+
+#[test]
+fn open_times_are_not_cut_where_one_instance_is_silent_rather_than_broken() {
+    let config = BreakerConfig { open_base: Duration::from_secs(40), ..plain() };
+    let set = service(2, &config);
+    let timeout = classify(Happening::Timeout);
+    for now in [1000, 1000, 1000, 1000, 2500] {
+        for _ in 0..10 {
+            pick_at(&set, 1, at(now)).expect("admitted").end(Outcome::OK, at(now + 1));
+        }
+        pick_at(&set, 0, at(now)).expect("admitted").end(timeout, at(now + 1));
+    }
+    assert_eq!(states(&set)[0], State::Open);
+    break_one(&set, 1, 3000);
+    assert!(pick(&set, 1, at(3001)).is_err());
+    assert!(set.inspect(at(3001))[0].open_remaining > Some(Duration::from_secs(35)));
+}
+
+#[test]
+fn a_cut_respects_what_the_instance_asked_for() {
+    let set = service(1, &plain());
+    for _ in 0..5 {
+        let outcome = refused().with_retry_hint(Duration::from_secs(20));
+        pick_at(&set, 0, at(0)).expect("admitted").end(outcome, at(0));
+    }
+    assert_eq!(pick(&set, 1, at(1)).err().map(|e| e.retry_after), Some(ms(19_999)));
+}
+
+#[test]
+fn a_lost_probe_wedges_nothing() {
+    let set = service(2, &plain());
+    break_one(&set, 0, 0);
+    let lost = pick(&set, 1, at(5001)).expect("probe");
+    assert!(lost.is_probe());
+    set.sweep(at(15_002));
+    assert_eq!(states(&set)[0], State::Open);
+    let mut now = 15_002;
+    while states(&set)[0] != State::Closed {
+        now += 50;
+        pick(&set, now, at(now)).expect("one is closed").end(Outcome::OK, at(now));
+        assert!(now < 30_000);
+    }
+    lost.end(refused(), at(now));
+    assert_eq!(states(&set)[0], State::Closed, "the late answer belongs to another period");
+}
+
+#[test]
+fn why_there_is_no_instance_is_said() {
+    let empty = service(0, &plain());
+    assert_eq!(pick(&empty, 1, at(0)).err().map(|e| e.cause), Some(ExhaustedCause::Empty));
+    let set = service(2, &plain());
+    let tried = set.pick(Ask { random: 3, replayable: true, tried: &[0, 1] }, at(0));
+    assert_eq!(tried.err().map(|e| e.cause), Some(ExhaustedCause::AllTried));
+    break_one(&set, 0, 0);
+    let tried = set.pick(Ask { random: 3, replayable: true, tried: &[1] }, at(1));
+    assert_eq!(tried.err().map(|e| e.cause), Some(ExhaustedCause::AllTried), "the other is open, not due");
+}
+
+#[test]
+fn while_nothing_is_closed_a_probe_in_flight_keeps_other_rounds_waiting_for_a_second() {
+    let set = service(3, &plain());
+    for index in 0..3 {
+        break_one(&set, index, 0);
+    }
+    let first = pick(&set, 1, at(6000)).expect("due");
+    for now in (6000..7000).step_by(50) {
+        assert!(pick(&set, now, at(now)).is_err(), "{now}");
+    }
+    let second = (7000..7200).find_map(|now| pick(&set, now, at(now)).ok()).expect("not for ever");
+    assert_ne!(second.index(), first.index());
+}
+
+#[test]
+fn an_instance_that_comes_back_is_measured_afresh() {
+    let set = service(2, &plain());
+    for _ in 0..5 {
+        pick_at(&set, 0, at(0)).expect("closed").end(refused(), at(3000));
+    }
+    assert!(set.inspect(at(3000))[0].ewma >= Some(ms(2900)));
+    for now in [9000, 9200, 9400] {
+        pick(&set, 1, at(now)).expect("probe").end(Outcome::OK, at(now));
+    }
+    assert_eq!((states(&set)[0], set.inspect(at(9400))[0].ewma), (State::Closed, None));
+}

@@ -1,0 +1,247 @@
+//! From settings to a running sidecar, and from a signal to its end.
+//!
+//! Sockets are bound before anything else, so that a port that is taken is known at once. Requests run on worker
+//! threads; configuration, identity, admin and watching on this one, so that none of them delays a request.
+
+use crate::admin::{self, Reveal};
+use crate::clock::Clock;
+use crate::config::{self, Control, Source};
+use crate::drain::Drain;
+use crate::listener::{self, Outbound};
+use crate::mesh::{Mesh, Worker};
+use crate::snapshot::Snapshot;
+use crate::watch::{self, Events};
+use crate::trust;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use fusewire_model::node::{AccessLog as LogSetting, SidecarSettings};
+use fusewire_model::World;
+use fusewire_telemetry::access_log::{AccessLog, Format};
+use fusewire_telemetry::admin as endpoint;
+use fusewire_telemetry::metrics::{Direction, Metrics};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    #[error("sidecar.{field}: cannot listen on {address}: {source}")]
+    Listen { field: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Socket(#[from] endpoint::BindError),
+    #[error("sidecar.data_dir: {path}: {source}")]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Identity(String),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The addresses that were bound: what port 0 became.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    pub outbound: Vec<SocketAddr>,
+    pub inbound: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub socket: Option<PathBuf>,
+}
+
+struct Sockets {
+    outbound: Vec<(TcpListener, Outbound)>,
+    inbound: Option<TcpListener>,
+    admin: Option<tokio::net::TcpListener>,
+    unix: Option<(PathBuf, tokio::net::UnixListener)>,
+}
+
+/// Runs until `stop` resolves and the drain is over. `world`: what the file itself configures, for a sidecar without a
+/// control plane. `bound` is called once all sockets are there.
+pub async fn run(
+    mut settings: SidecarSettings,
+    world: World,
+    bound: impl FnOnce(Bound),
+    stop: impl Future<Output = ()>,
+) -> Result<(), SidecarError> {
+    prepare_data_dir(&mut settings)?;
+    let sockets = bind(&settings).await?;
+    let identity = trust::at_boot(&settings).map_err(|e| SidecarError::Identity(e.to_string()))?;
+    let (mesh, desk) = mesh(settings)?;
+    if let Some(identity) = identity {
+        trust::install(&mesh, identity).map_err(|e| SidecarError::Identity(e.to_string()))?;
+    }
+    bound(addresses(&sockets));
+    let workers = start_workers(&mesh, &sockets)?;
+    let source = match &mesh.settings.control {
+        Some(address) => {
+            if mesh.settings.identity.is_none() {
+                tokio::spawn(trust::keep_current(mesh.clone(), address.clone()));
+            }
+            let data_dir = mesh.settings.data_dir.clone();
+            Source::Control(Box::new(Control { address: address.clone(), data_dir }))
+        }
+        None => Source::Local(Box::new(world)),
+    };
+    tokio::spawn(config::run(mesh.clone(), source, desk));
+    tokio::spawn(watch::run(mesh.clone()));
+    let Sockets { outbound, inbound, admin, unix } = sockets;
+    drop((outbound, inbound)); // the workers hold their own handles: a drain must be able to close the last
+    serve_admin(&mesh, admin, unix);
+    stop.await;
+    drain(&mesh).await;
+    if let Some(path) = &mesh.settings.admin.socket {
+        let _ = std::fs::remove_file(path);
+    }
+    drop(workers);
+    Ok(())
+}
+
+fn prepare_data_dir(settings: &mut SidecarSettings) -> Result<(), SidecarError> {
+    let Some(dir) = settings.data_dir.clone() else { return Ok(()) };
+    let failed = |source| SidecarError::DataDir { path: dir.clone(), source };
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(&dir).map_err(failed)?;
+    if settings.admin.socket.is_none() {
+        settings.admin.socket = Some(dir.join("sidecar.sock"));
+    }
+    Ok(())
+}
+
+async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
+    let listen = |field, address| {
+        fusewire_net::listen(address).map_err(|source| SidecarError::Listen { field, address, source })
+    };
+    let mut outbound = Vec::new();
+    for o in &settings.outbound {
+        let to = Outbound { service: o.service.clone(), protocol: o.protocol };
+        outbound.push((listen("outbound", o.listen)?, to));
+    }
+    let inbound = settings.inbound.as_ref().map(|i| listen("inbound", i.listen)).transpose()?;
+    let admin = match settings.admin.listen {
+        Some(address) => {
+            let failed = |source| SidecarError::Listen { field: "admin.listen", address, source };
+            Some(tokio::net::TcpListener::from_std(listen("admin.listen", address)?).map_err(failed)?)
+        }
+        None => None,
+    };
+    let unix = match &settings.admin.socket {
+        Some(path) => Some((path.clone(), endpoint::bind_unix(path).await?)),
+        None => None,
+    };
+    Ok(Sockets { outbound, inbound, admin, unix })
+}
+
+fn addresses(sockets: &Sockets) -> Bound {
+    Bound {
+        outbound: sockets.outbound.iter().filter_map(|(l, _)| l.local_addr().ok()).collect(),
+        inbound: sockets.inbound.as_ref().and_then(|l| l.local_addr().ok()),
+        admin: sockets.admin.as_ref().and_then(|l| l.local_addr().ok()),
+        socket: sockets.unix.as_ref().map(|(path, _)| path.clone()),
+    }
+}
+
+fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk), SidecarError> {
+    let metrics = Metrics::new();
+    let dropped = metrics.access_log_dropped.clone();
+    let log = |format, errors_only| {
+        AccessLog::to(io::stdout(), format, errors_only, dropped.clone()).map(Some).map_err(SidecarError::Thread)
+    };
+    let access_log = match settings.access_log {
+        LogSetting::Off => None,
+        LogSetting::Errors => log(Format::Text, true)?,
+        LogSetting::Text => log(Format::Text, false)?,
+        LogSetting::Json => log(Format::Json, false)?,
+    };
+    let (directory, desk) = config::directory(settings.discovery_timeout);
+    let unrouted = [Direction::Inbound, Direction::Outbound].map(|d| metrics.service(d, ""));
+    let mesh = Arc::new(Mesh {
+        settings,
+        clock: Clock::start(),
+        snapshot: ArcSwap::from_pointee(Snapshot::default()),
+        directory,
+        tls: ArcSwapOption::empty(),
+        metrics,
+        unrouted,
+        access_log,
+        events: Events::default(),
+        inbound_drain: Drain::default(),
+        outbound_drain: Drain::default(),
+    });
+    Ok((mesh, desk))
+}
+
+/// Ends the workers when dropped: their runtimes stop with what is left on them.
+struct Workers(Vec<(tokio::sync::oneshot::Sender<()>, std::thread::JoinHandle<()>)>);
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for (stop, thread) in self.0.drain(..) {
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+    }
+}
+
+fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, SidecarError> {
+    let mut workers = Workers(Vec::new());
+    for index in 0..mesh.settings.workers {
+        let worker = Arc::new(Worker::new(mesh.clone(), index));
+        let mut outbound = Vec::new();
+        for (listener, to) in &sockets.outbound {
+            outbound.push((listener.try_clone().map_err(SidecarError::Thread)?, to.clone()));
+        }
+        let inbound = sockets.inbound.as_ref().map(TcpListener::try_clone).transpose().map_err(SidecarError::Thread)?;
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SidecarError::Thread)?;
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            runtime.block_on(async move {
+                for (listener, to) in outbound {
+                    if let Ok(l) = tokio::net::TcpListener::from_std(listener) {
+                        tokio::spawn(listener::outbound(worker.clone(), l, to));
+                    }
+                }
+                if let Some(Ok(l)) = inbound.map(tokio::net::TcpListener::from_std) {
+                    tokio::spawn(listener::inbound(worker.clone(), l));
+                }
+                let _ = stopped.await;
+            });
+            runtime.shutdown_background();
+        });
+        workers.0.push((stop, thread.map_err(SidecarError::Thread)?));
+    }
+    Ok(workers)
+}
+
+fn serve_admin(
+    mesh: &Arc<Mesh>,
+    tcp: Option<tokio::net::TcpListener>,
+    unix: Option<(PathBuf, tokio::net::UnixListener)>,
+) {
+    let listeners = tcp
+        .map(|l| (endpoint::Listener::Tcp(l), Reveal::Health))
+        .into_iter()
+        .chain(unix.map(|(_, l)| (endpoint::Listener::Unix(l), Reveal::All)));
+    for (listener, reveal) in listeners {
+        let mesh = mesh.clone();
+        tokio::spawn(endpoint::serve(listener, move |asked| admin::answer(mesh.clone(), reveal, asked)));
+    }
+}
+
+/// Peers first, while our application can still call out to answer them; then the application. All within the deadline.
+async fn drain(mesh: &Mesh) {
+    let limit: Duration = mesh.settings.drain_timeout;
+    let left = || (mesh.inbound_drain.open(), mesh.outbound_drain.open());
+    let (inbound, outbound) = left();
+    tracing::info!(inbound, outbound, "draining, at most {limit:?}");
+    let both = async {
+        mesh.inbound_drain.begin();
+        mesh.inbound_drain.finished().await;
+        mesh.outbound_drain.begin();
+        mesh.outbound_drain.finished().await;
+    };
+    if tokio::time::timeout(limit, both).await.is_err() {
+        mesh.outbound_drain.begin();
+        let (inbound, outbound) = left();
+        tracing::warn!(inbound, outbound, "the drain's time is over: what is left is cut");
+    }
+}

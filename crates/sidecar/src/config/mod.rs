@@ -1,0 +1,117 @@
+//! Where the snapshot comes from: what requests ask for, what the control plane (or the file) answers, and the fold.
+//!
+//! One task owns everything held; requests only read the snapshot and, on first use, wait for the next one. What is
+//! held is never waited for (invariant 6), and memory follows what this sidecar calls.
+
+mod control;
+mod fold;
+mod held;
+mod local;
+mod saved;
+
+use crate::fault::Fault;
+use crate::mesh::Mesh;
+use crate::snapshot::{Route, Snapshot};
+use crate::upstream::service::Upstream;
+use fusewire_model::resource::Subscription;
+use fusewire_model::route::Authority;
+use fusewire_model::{ServiceName, World};
+use fusewire_resilience::Time;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+pub(crate) use control::Control;
+
+/// First uses that may wait for the configuration task's attention.
+const ASKS: usize = 256;
+
+/// The requests' side: finds what a name means, asking for it on first use.
+pub(crate) struct Directory {
+    asks: mpsc::Sender<Subscription>,
+    folded: watch::Receiver<u64>,
+    timeout: Duration,
+}
+
+/// The configuration task's side of the same.
+pub(crate) struct Desk {
+    pub(crate) asks: mpsc::Receiver<Subscription>,
+    folded: watch::Sender<u64>,
+}
+
+impl Desk {
+    fn publish(&self, mesh: &Mesh, snapshot: Snapshot) {
+        mesh.snapshot.store(Arc::new(snapshot));
+        self.folded.send_modify(|n| *n += 1);
+    }
+}
+
+pub(crate) fn directory(timeout: Duration) -> (Directory, Desk) {
+    let (asks, asked) = mpsc::channel(ASKS);
+    let (folded, folds) = watch::channel(0);
+    (Directory { asks, folded: folds, timeout }, Desk { asks: asked, folded })
+}
+
+impl Directory {
+    /// The route that `text` (a request's authority) means.
+    pub(crate) async fn authority(&self, mesh: &Mesh, text: &str) -> Result<Arc<Route>, Fault> {
+        let held = |key: &str, s: &Snapshot, now: Time| s.authorities.get(key).map(|known| known.touch(now).cloned());
+        if let Some(found) = held(text, &mesh.snapshot.load(), mesh.clock.now()) {
+            return found.ok_or(Fault::NoRoute);
+        }
+        let authority = Authority::parse(text).ok_or(Fault::BadRequest("the authority is not host[:port]".into()))?;
+        let key = authority.as_str().to_owned();
+        self.find(mesh, Subscription::Authority(authority), |s, now| held(&key, s, now)).await
+    }
+
+    /// The service of a listener that is for one service.
+    pub(crate) async fn service(&self, mesh: &Mesh, name: &ServiceName) -> Result<Arc<Upstream>, Fault> {
+        let subscription = || Subscription::Service(name.clone());
+        let held = |s: &Snapshot, now: Time| s.services.get(name).map(|known| known.touch(now).cloned());
+        if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
+            return found.ok_or(Fault::NoRoute);
+        }
+        self.find(mesh, subscription(), held).await
+    }
+
+    /// Asks, and waits for the snapshot that has the answer, at most for `discovery_timeout`.
+    async fn find<T>(
+        &self,
+        mesh: &Mesh,
+        subscription: Subscription,
+        held: impl Fn(&Snapshot, Time) -> Option<Option<T>>,
+    ) -> Result<T, Fault> {
+        let mut folded = self.folded.clone();
+        let waiting = async {
+            let mut asked = false;
+            loop {
+                folded.borrow_and_update();
+                if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
+                    return found.ok_or(Fault::NoRoute);
+                }
+                if !asked {
+                    asked = true;
+                    let full = Fault::Overloaded("too many names are being asked for at once");
+                    self.asks.try_send(subscription.clone()).map_err(|_| full)?;
+                }
+                folded.changed().await.map_err(|_| Fault::Draining)?;
+            }
+        };
+        tokio::time::timeout(self.timeout, waiting).await.unwrap_or(Err(Fault::DiscoveryTimeout))
+    }
+}
+
+/// Where answers come from.
+pub(crate) enum Source {
+    Control(Box<Control>),
+    /// The file's own services and routes.
+    Local(Box<World>),
+}
+
+/// Keeps the snapshot current until the process ends.
+pub(crate) async fn run(mesh: Arc<Mesh>, source: Source, desk: Desk) {
+    match source {
+        Source::Control(control) => control.run(mesh, desk).await,
+        Source::Local(world) => local::run(mesh, *world, desk).await,
+    }
+}

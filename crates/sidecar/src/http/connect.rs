@@ -1,0 +1,118 @@
+//! Requests that turn into bytes: CONNECT, and the switch to another protocol (WebSocket), from HTTP/1.1 and HTTP/2.
+//!
+//! Between sidecars both travel as CONNECT streams. An upgrade carries its token, path and fields beside it, so that the
+//! inbound sidecar can ask its application for the same upgrade over HTTP/1.1 (RFC 9110, 7.8; RFC 8441 from HTTP/2).
+
+use super::body::ReplyBody;
+use super::exchange::Exchange;
+use super::headers;
+use super::reply;
+use super::serve::Connection;
+use crate::upstream::tunnel;
+use fusewire_resilience::{Happening, classify};
+use fusewire_telemetry::metrics::Direction;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
+
+/// The caller's side of an upgrade.
+pub(crate) struct Caller {
+    pub(crate) on: OnUpgrade,
+    pub(crate) token: HeaderValue,
+    form: Form,
+}
+
+enum Form {
+    /// `Upgrade` on HTTP/1.1: answered with 101.
+    Http1,
+    /// Extended CONNECT on HTTP/2: answered with 200.
+    Http2,
+    /// Our own wire: 200 and the token.
+    Wire,
+}
+
+/// Whether a CONNECT is an upgrade in disguise.
+pub(crate) fn is_upgrade<B>(direction: Direction, request: &Request<B>) -> bool {
+    request.extensions().get::<Protocol>().is_some()
+        || (direction == Direction::Inbound && request.headers().contains_key(&headers::UPGRADE))
+}
+
+/// Takes the upgrade out of `request` and leaves the plain GET that it stands for.
+pub(crate) fn take_upgrade<B>(direction: Direction, request: &mut Request<B>) -> Option<Caller> {
+    let (form, token) = if request.version() != Version::HTTP_2 {
+        (Form::Http1, headers::upgrade_token(request)?)
+    } else if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
+        (Form::Http2, HeaderValue::from_str(protocol.as_str()).ok()?)
+    } else if direction == Direction::Inbound && request.method() == Method::CONNECT {
+        let token = request.headers().get(&headers::UPGRADE)?.clone();
+        let path = request.headers().get(&headers::PATH).and_then(|p| p.to_str().ok()).unwrap_or("/");
+        let uri = Uri::builder().scheme("http").authority(request.uri().authority()?.as_str()).path_and_query(path);
+        *request.uri_mut() = uri.build().ok()?;
+        (Form::Wire, token)
+    } else {
+        return None;
+    };
+    if !matches!(form, Form::Http1) {
+        *request.method_mut() = Method::GET;
+    }
+    Some(Caller { on: hyper::upgrade::on(request), token, form })
+}
+
+impl Caller {
+    /// The instance's answer as this caller knows it.
+    pub(crate) fn answer(&self, mut head: http::response::Parts) -> Response<ReplyBody> {
+        headers::strip_ours(&mut head.headers);
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.version = Version::default();
+        head.status = StatusCode::OK;
+        match self.form {
+            Form::Http1 => {
+                head.status = StatusCode::SWITCHING_PROTOCOLS;
+                head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                head.headers.insert(header::UPGRADE, self.token.clone());
+            }
+            Form::Http2 => {
+                head.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+            }
+            Form::Wire => {
+                head.headers.insert(headers::UPGRADE, self.token.clone());
+            }
+        }
+        reply::switched(head)
+    }
+}
+
+/// CONNECT: bytes to the service that its target names.
+pub(crate) async fn tunnel(
+    mut exchange: Box<Exchange>,
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    let near = hyper::upgrade::on(&mut request);
+    let opened = async {
+        let target = connection.route(&request).await?;
+        exchange.routed(&target.upstream);
+        let opened = tunnel::open(&mut exchange, &target).await?;
+        Ok((opened, target.policy.timeout.idle))
+    };
+    let (opened, idle) = match opened.await {
+        Ok(opened) => opened,
+        Err(fault) => return reply::own(exchange, &fault),
+    };
+    exchange.status = Some(StatusCode::OK.as_u16());
+    exchange.first_byte = Some(exchange.worker.mesh.clock.now());
+    let guard = connection.guard.clone();
+    tokio::spawn(async move {
+        let _guard = guard;
+        let tunnel::Open { io, attempt, _lease } = opened;
+        if let Ok(near) = near.await {
+            tunnel::join(TokioIo::new(near), io, &mut exchange, idle).await;
+        }
+        exchange.settle(attempt, classify(Happening::Complete));
+    });
+    reply::connected()
+}

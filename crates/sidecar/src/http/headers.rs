@@ -1,0 +1,144 @@
+//! Headers that end here, headers that are ours, and the two forms of a request's target.
+//!
+//! Invariant 11: names that begin with `fusewire-` are taken out of whatever an application sends, in both directions.
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Uri, Version};
+
+pub(crate) const PREFIX: &str = "fusewire-";
+/// The port that the caller's request was for, at the inbound sidecar.
+pub(crate) const PORT: HeaderName = HeaderName::from_static("fusewire-port");
+/// What the caller spoke: `h1`, `h2`, `grpc`, `tcp`.
+pub(crate) const PROTOCOL: HeaderName = HeaderName::from_static("fusewire-protocol");
+/// On a CONNECT stream that carries an HTTP upgrade: the token of `Upgrade`, and the request's path and method.
+pub(crate) const UPGRADE: HeaderName = HeaderName::from_static("fusewire-upgrade");
+pub(crate) const PATH: HeaderName = HeaderName::from_static("fusewire-path");
+/// On an answer: no application saw the request.
+pub(crate) const NOT_PROCESSED: HeaderName = HeaderName::from_static("fusewire-not-processed");
+
+/// RFC 9110, section 7.6.1: fields that are for this connection only, beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    header::PROXY_AUTHORIZATION,
+];
+
+/// Takes out what must not be forwarded. `te: trailers` stays: it is the one value that HTTP/2 allows and gRPC needs.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .collect();
+        for name in named.iter().filter(|n| **n != header::TE) {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if headers.contains_key(header::TE) {
+        let trailers = headers.get_all(header::TE).iter().filter_map(|v| v.to_str().ok()).any(|v| {
+            v.split(',').any(|t| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("trailers")))
+        });
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Takes out every `fusewire-*` field.
+pub(crate) fn strip_ours(headers: &mut HeaderMap) {
+    if headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        let ours: Vec<HeaderName> = headers.keys().filter(|n| n.as_str().starts_with(PREFIX)).cloned().collect();
+        for name in ours {
+            headers.remove(name);
+        }
+    }
+}
+
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|v| {
+        let v = v.as_bytes();
+        v.starts_with(b"application/grpc") && matches!(v.get(16), None | Some(b'+' | b';' | b' '))
+    })
+}
+
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// Seconds of `Retry-After`; its date form is left to the caller.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<std::time::Duration> {
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(std::time::Duration::from_secs(seconds.min(3600)))
+}
+
+/// The authority that a request names: its target's, or else its Host field (RFC 9112, section 3.2.2: the target's wins).
+pub(crate) fn authority<B>(request: &Request<B>) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(header::HOST)?.to_str().ok(),
+    }
+}
+
+/// The token of a client's wish to switch protocols; `None` where there is none.
+pub(crate) fn upgrade_token<B>(request: &Request<B>) -> Option<HeaderValue> {
+    if request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let asks = request.headers().get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    let asks = asks.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade"));
+    let token = request.headers().get(header::UPGRADE)?;
+    // h2c by upgrade was taken out of HTTP (RFC 9113, section 3.1): answered as if it had not been asked
+    let h2c = token.as_bytes().eq_ignore_ascii_case(b"h2c");
+    (asks && !h2c).then(|| token.clone())
+}
+
+/// Origin form with a Host field, for HTTP/1.1.
+pub(crate) fn to_http1(parts: &mut http::request::Parts, authority: &str) {
+    parts.version = Version::HTTP_11;
+    if let Ok(host) = HeaderValue::from_str(authority) {
+        parts.headers.insert(header::HOST, host);
+    }
+    let path = parts.uri.path_and_query().cloned();
+    parts.uri = path.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
+    join_cookies(&mut parts.headers);
+}
+
+/// Absolute form without a Host field, for HTTP/2.
+pub(crate) fn to_http2(parts: &mut http::request::Parts, authority: Authority) {
+    parts.version = Version::HTTP_2;
+    parts.headers.remove(header::HOST);
+    let path = if parts.method == Method::CONNECT { None } else { parts.uri.path_and_query().cloned() };
+    let mut uri = http::uri::Parts::default();
+    uri.authority = Some(authority);
+    if parts.method != Method::CONNECT {
+        uri.scheme = Some(Scheme::HTTP);
+        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    if let Ok(uri) = Uri::from_parts(uri) {
+        parts.uri = uri;
+    }
+}
+
+/// HTTP/2 may split cookies over several fields; HTTP/1.1 wants one (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}

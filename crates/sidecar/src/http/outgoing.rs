@@ -1,0 +1,110 @@
+//! The request as it leaves: what is kept so that an unsent one can be sent again, and the form each kind of instance gets.
+
+use super::body::{Flow, SendBody};
+use super::headers;
+use crate::fault::Fault;
+use crate::upstream::instance::Instance;
+use fusewire_model::service::Protocol;
+use http::header::{self, HeaderValue};
+use http::uri::Authority;
+use http::{Method, Request, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use std::sync::Arc;
+
+pub(crate) struct Outgoing {
+    head: request::Parts,
+    authority: Authority,
+    /// Set where the caller wants to switch protocols (WebSocket): the token.
+    pub(crate) upgrade: Option<HeaderValue>,
+    has_body: bool,
+    /// Where both directions meet, where there is a body or an idle timeout.
+    pub(crate) flow: Option<Arc<Flow>>,
+    protocol: &'static str,
+    is_grpc: bool,
+}
+
+impl Outgoing {
+    /// Takes the caller's request apart. `authority` is what the request was for; `idle`: a flow is needed to time it.
+    pub(crate) fn new(
+        request: Request<Incoming>,
+        authority: &str,
+        upgrade: Option<HeaderValue>,
+        protocol: &'static str,
+        idle: bool,
+    ) -> Result<Self, Fault> {
+        let (mut head, body) = request.into_parts();
+        let authority =
+            authority.parse().map_err(|_| Fault::BadRequest("the authority is not host[:port]".into()))?;
+        head.extensions = http::Extensions::new();
+        headers::strip_hop_by_hop(&mut head.headers);
+        headers::strip_ours(&mut head.headers);
+        let has_body = upgrade.is_none() && !body.is_end_stream();
+        let flow = (has_body || idle).then(Arc::<Flow>::default);
+        if has_body && let Some(flow) = &flow {
+            flow.keep(body);
+        }
+        Ok(Self { head, authority, upgrade, has_body, flow, protocol, is_grpc: protocol == "grpc" })
+    }
+
+    /// Whether the request can serve as a probe: it may be repeated by its method (RFC 9110, section 9.2.2), and nothing
+    /// of it would be lost.
+    pub(crate) fn replayable(&self) -> bool {
+        let idempotent = matches!(
+            self.head.method,
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+        );
+        idempotent && self.upgrade.is_none() && !self.has_body
+    }
+
+    /// The request for `instance`; `None` once its body has begun to flow.
+    pub(crate) fn build(&self, instance: &Instance, protocol: Protocol) -> Option<Request<SendBody>> {
+        let body = match &self.flow {
+            Some(flow) if self.has_body => SendBody::from_home(flow)?,
+            _ => SendBody::Empty,
+        };
+        let mut head = self.head.clone();
+        if instance.key.sidecar.is_some() {
+            self.for_sidecar(&mut head, instance);
+        } else {
+            self.for_application(&mut head, protocol);
+        }
+        Some(Request::from_parts(head, body))
+    }
+
+    /// On the wire between sidecars: HTTP/2, the target's port beside it; upgrades as CONNECT streams.
+    fn for_sidecar(&self, head: &mut request::Parts, instance: &Instance) {
+        let fields = &mut head.headers;
+        fields.insert(headers::PORT, HeaderValue::from(instance.key.address.port()));
+        fields.insert(headers::PROTOCOL, HeaderValue::from_static(self.protocol));
+        if let Some(token) = &self.upgrade {
+            fields.insert(headers::UPGRADE, token.clone());
+            let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+            if let Ok(path) = HeaderValue::from_str(path) {
+                fields.insert(headers::PATH, path);
+            }
+            head.method = Method::CONNECT;
+        }
+        headers::to_http2(head, self.authority.clone());
+    }
+
+    /// To an application: HTTP/2 for gRPC or where it is declared, HTTP/1.1 otherwise.
+    fn for_application(&self, head: &mut request::Parts, protocol: Protocol) {
+        let http2 = match protocol {
+            Protocol::Http2 => true,
+            Protocol::Http => self.is_grpc,
+            Protocol::Http1 | Protocol::Opaque => false,
+        };
+        if http2 && self.upgrade.is_none() {
+            headers::to_http2(head, self.authority.clone());
+        } else {
+            headers::to_http1(head, self.authority.as_str());
+            head.headers.remove(header::TE); // it would need `connection: te`, and HTTP/1.1 trailers come unasked
+            if let Some(token) = &self.upgrade {
+                head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                head.headers.insert(header::UPGRADE, token.clone());
+            }
+        }
+        debug_assert!(head.version == Version::HTTP_2 || head.version == Version::HTTP_11);
+    }
+}

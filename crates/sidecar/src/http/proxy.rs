@@ -1,0 +1,254 @@
+//! One request, top to bottom: begin, route, admit, send, judge, answer.
+
+use super::body::{IdleTimer, Parts, ReplyBody};
+use super::connect;
+use super::exchange::Exchange;
+use super::outgoing::Outgoing;
+use super::serve::Connection;
+use super::{headers, reply};
+use crate::fault::Fault;
+use crate::snapshot::Target;
+use crate::upstream::instance::Instance;
+use crate::upstream::send::{Held, send};
+use crate::upstream::service::Wish;
+use crate::upstream::tunnel;
+use fusewire_resilience::{Attempt, Class, Happening, Outcome, classify};
+use fusewire_telemetry::Reason;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Instances that one unsent request is offered to.
+const MAX_OFFERS: u32 = 5;
+
+/// Never fails: what goes wrong becomes an answer with its reason.
+pub(crate) async fn proxy(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let peer = connection.peer.clone();
+    let exchange = Box::new(Exchange::begin(&connection.worker, connection.direction, peer, &request));
+    if request.method() == Method::CONNECT && !connect::is_upgrade(connection.direction, &request) {
+        return connect::tunnel(exchange, connection, request).await;
+    }
+    forward(exchange, connection, request).await
+}
+
+async fn forward(
+    mut exchange: Box<Exchange>,
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    let caller = connect::take_upgrade(connection.direction, &mut request);
+    let begun = async {
+        let target = connection.route(&request).await?;
+        exchange.routed(&target.upstream);
+        let outgoing = connection.outgoing(request, caller.as_ref(), &target, exchange.protocol)?;
+        Ok((target, outgoing))
+    };
+    let (target, outgoing) = match begun.await {
+        Ok(begun) => begun,
+        Err(fault) => return reply::own(exchange, &fault),
+    };
+    match attempts(&mut exchange, &target, &outgoing).await {
+        Ok(answer) if answer.switches(&outgoing) => answer.switch(exchange, connection, &target, caller),
+        Ok(answer) => answer.stream(exchange, &target, &outgoing),
+        Err(fault) => reply::own(exchange, &fault),
+    }
+}
+
+/// What an instance answered, with what its body still holds.
+struct Answer {
+    response: Response<Incoming>,
+    held: Held,
+    attempt: Attempt<Instance>,
+    needs_grpc_status: bool,
+}
+
+/// Offers the request to one instance after another for as long as it is provably unsent.
+async fn attempts(exchange: &mut Exchange, target: &Target, outgoing: &Outgoing) -> Result<Answer, Fault> {
+    let worker = exchange.worker.clone();
+    let clock = worker.mesh.clock;
+    let deadline = target.policy.timeout.request.map(|limit| Instant::now() + limit);
+    let mut tried: Vec<usize> = Vec::new();
+    let mut stale: Option<usize> = None;
+    let mut last = None;
+    loop {
+        let wish = Wish { random: worker.random(), replayable: outgoing.replayable(), tried: &tried };
+        let mut attempt = match target.upstream.admit(&wish, clock.now()) {
+            Ok(attempt) => attempt,
+            Err(fault) => return Err(last.unwrap_or(fault)),
+        };
+        exchange.attempted(&attempt);
+        let Some(request) = outgoing.build(attempt.member(), target.upstream.protocol) else {
+            return Err(last.unwrap_or(Fault::CallerGone));
+        };
+        let from_sidecar = attempt.member().key.sidecar.is_some();
+        if !from_sidecar && !target.allows_plain(exchange.direction) {
+            return Err(Fault::Denied("the instance has no identity, and the policy does not allow plain".into()));
+        }
+        let sending = send(&worker, attempt.member(), &target.policy, &target.upstream.metrics, request);
+        let sent = within(sending, deadline, outgoing, target).await;
+        let fault = match sent.and_then(|(r, held)| Ok((judge(exchange, &r, from_sidecar)?, r, held))) {
+            Ok((judged, response, held)) => {
+                attempt.answered(judged.outcome, clock.now());
+                if !(attempt.is_probe() && judged.outcome.is_failure() && outgoing.replayable()) {
+                    let needs_grpc_status = judged.needs_grpc_status;
+                    return Ok(Answer { response, held, attempt, needs_grpc_status });
+                }
+                Fault::Reset { reused: false, begun: true } // settled already; only tried elsewhere
+            }
+            Err(fault) => fault.seen_from(exchange.direction),
+        };
+        let (index, probe) = (attempt.index(), attempt.is_probe() && outgoing.replayable());
+        let settled = matches!(fault, Fault::Reset { begun: true, .. });
+        attempt.end(if settled { Outcome::IGNORED } else { fault.blame() }, clock.now());
+        if !(fault.unsent() || probe) || exchange.attempts >= MAX_OFFERS {
+            return Err(fault);
+        }
+        target.upstream.metrics.redials.inc();
+        // a connection that closed under us says nothing of its instance: that one is dialled anew, once
+        if matches!(fault, Fault::Unsent) && stale != Some(index) {
+            stale = Some(index);
+        } else {
+            tried.push(index);
+        }
+        last = Some(fault);
+    }
+}
+
+/// The attempt, unless `timeout.request` or `timeout.idle` is over first.
+async fn within<T>(
+    sending: impl Future<Output = Result<T, Fault>>,
+    deadline: Option<Instant>,
+    outgoing: &Outgoing,
+    target: &Target,
+) -> Result<T, Fault> {
+    let idle = async {
+        match (&outgoing.flow, target.policy.timeout.idle) {
+            (Some(flow), Some(limit)) => {
+                let mut timer = IdleTimer::new(flow.clone(), limit);
+                poll_fn(|cx| timer.poll_expired(cx)).await;
+            }
+            _ => std::future::pending().await,
+        }
+    };
+    let late = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        sent = sending => sent,
+        () = late => Err(Fault::ResponseTimeout),
+        () = idle => Err(Fault::IdleTimeout),
+    }
+}
+
+struct Judged {
+    outcome: Outcome,
+    /// The outcome so far is good, and the trailers have the last word.
+    needs_grpc_status: bool,
+}
+
+/// What an answer says. A peer's sidecar that did not let the request reach its application is a fault, not an answer.
+fn judge(exchange: &mut Exchange, response: &Response<Incoming>, from_sidecar: bool) -> Result<Judged, Fault> {
+    let fields = response.headers();
+    let status = response.status();
+    let reason = fields.get(&reply::REASON).filter(|_| from_sidecar).and_then(|r| Reason::from_word(r.as_bytes()));
+    if let Some(reason) = reason {
+        if fields.contains_key(&headers::NOT_PROCESSED) {
+            return Err(match reason {
+                Reason::AppUnreachable => Fault::AppUnreachable,
+                Reason::ConnectTimeout => Fault::ConnectTimeout,
+                Reason::Overloaded => Fault::Overloaded("the instance's sidecar is at its limit"),
+                _ => Fault::Unsent,
+            });
+        }
+        exchange.reason = Some(reason);
+    }
+    let mut needs_grpc_status = false;
+    let mut outcome = classify(match reason {
+        Some(Reason::Reset) => Happening::Reset,
+        Some(Reason::ResponseTimeout) => Happening::Timeout,
+        _ if exchange.is_grpc && status == StatusCode::OK => match headers::grpc_status(fields) {
+            Some(code) => {
+                exchange.grpc_status = Some(code);
+                Happening::Grpc(code)
+            }
+            None => {
+                needs_grpc_status = true;
+                Happening::Status(200)
+            }
+        },
+        _ => Happening::Status(status.as_u16()),
+    });
+    if outcome.class != Class::Ok
+        && let Some(hint) = headers::retry_after(fields)
+    {
+        outcome = outcome.with_retry_hint(hint);
+    }
+    Ok(Judged { outcome, needs_grpc_status })
+}
+
+impl Answer {
+    /// Whether the instance agreed to switch protocols.
+    fn switches(&self, outgoing: &Outgoing) -> bool {
+        let status = self.response.status();
+        outgoing.upgrade.is_some()
+            && (status == StatusCode::SWITCHING_PROTOCOLS
+                || (status == StatusCode::OK && self.response.headers().contains_key(&headers::UPGRADE)))
+    }
+
+    fn stream(self, mut exchange: Box<Exchange>, target: &Target, outgoing: &Outgoing) -> Response<ReplyBody> {
+        let Answer { mut response, held, attempt, needs_grpc_status } = self;
+        let from_sidecar = attempt.member().key.sidecar.is_some();
+        let fields = response.headers_mut();
+        headers::strip_hop_by_hop(fields);
+        let ours = [reply::REASON, reply::DETAIL].map(|name| fields.get(&name).filter(|_| from_sidecar).cloned());
+        headers::strip_ours(fields);
+        for (name, value) in [reply::REASON, reply::DETAIL].into_iter().zip(ours) {
+            if let Some(value) = value {
+                fields.insert(name, value);
+            }
+        }
+        exchange.status = Some(response.status().as_u16());
+        exchange.first_byte = Some(exchange.worker.mesh.clock.now());
+        let (head, inner) = response.into_parts();
+        let flow = outgoing.flow.clone();
+        let idle = target.policy.timeout.idle.zip(flow.clone()).map(|(limit, flow)| IdleTimer::new(flow, limit));
+        reply::stream(head, Parts { inner, exchange, attempt, held, flow, idle, needs_grpc_status })
+    }
+
+    /// The instance agreed to another protocol: bytes both ways from here on, in a task of their own.
+    fn switch(
+        self,
+        mut exchange: Box<Exchange>,
+        connection: &Arc<Connection>,
+        target: &Target,
+        caller: Option<connect::Caller>,
+    ) -> Response<ReplyBody> {
+        let Answer { mut response, held, attempt, .. } = self;
+        let Some(caller) = caller else {
+            return reply::own(exchange, &Fault::Reset { reused: false, begun: false });
+        };
+        let far = hyper::upgrade::on(&mut response);
+        let (mut head, _) = response.into_parts();
+        headers::strip_hop_by_hop(&mut head.headers);
+        let answer = caller.answer(head);
+        exchange.status = Some(answer.status().as_u16());
+        exchange.first_byte = Some(exchange.worker.mesh.clock.now());
+        let (guard, idle) = (connection.guard.clone(), target.policy.timeout.idle);
+        tokio::spawn(async move {
+            let _guard = guard;
+            if let Ok((near, far)) = futures_util::future::try_join(caller.on, far).await {
+                tunnel::join(TokioIo::new(near), TokioIo::new(far), &mut exchange, idle).await;
+            }
+            exchange.settle(attempt, classify(Happening::Complete));
+            drop(held);
+        });
+        answer
+    }
+}

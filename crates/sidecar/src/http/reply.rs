@@ -1,0 +1,108 @@
+//! The only file that writes responses that we originate, each with exactly one reason (invariant 7).
+
+use super::body::{Parts, ReplyBody, Tracked};
+use super::exchange::Exchange;
+use super::headers;
+use crate::fault::Fault;
+use bytes::Bytes;
+use fusewire_telemetry::Reason;
+use fusewire_telemetry::metrics::Direction;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, Version};
+use http_body_util::Full;
+
+pub(crate) const REASON: HeaderName = HeaderName::from_static("fusewire-reason");
+pub(crate) const DETAIL: HeaderName = HeaderName::from_static("fusewire-detail");
+
+/// The instance's answer, on its way to the caller.
+pub(crate) fn stream(head: http::response::Parts, parts: Parts) -> Response<ReplyBody> {
+    let mut response = Response::from_parts(head, ());
+    *response.version_mut() = Version::default(); // hyper writes the caller's own
+    response.map(|()| ReplyBody::Stream(Box::new(Tracked::new(parts))))
+}
+
+/// Our own answer to a fault.
+pub(crate) fn own(mut exchange: Box<Exchange>, fault: &Fault) -> Response<ReplyBody> {
+    let reason = fault.reason();
+    let detail = fault.detail();
+    exchange.reason = Some(reason);
+    if let Some(detail) = &detail {
+        exchange.detail(detail);
+    }
+    let mut response = if exchange.is_grpc { grpc(reason, detail.as_deref()) } else { plain(reason, detail.as_deref()) };
+    exchange.status = Some(response.status().as_u16());
+    exchange.first_byte = Some(exchange.worker.mesh.clock.now());
+    if exchange.is_grpc {
+        exchange.grpc_status = Some(reason.grpc_status());
+    }
+    let fields = response.headers_mut();
+    fields.insert(REASON, HeaderValue::from_static(reason.word()));
+    if let Some(detail) = detail.and_then(|d| HeaderValue::from_str(&d).ok()) {
+        fields.insert(DETAIL, detail);
+    }
+    if let Fault::CircuitOpen { retry_after } = fault {
+        // rounded up: a caller that comes back in time finds a probe's chance
+        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if exchange.is_grpc {
+            let millis = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            fields.insert("grpc-retry-pushback-ms", HeaderValue::from(millis));
+        }
+    }
+    if exchange.direction == Direction::Inbound && fault.unsent() {
+        fields.insert(headers::NOT_PROCESSED, HeaderValue::from_static("1"));
+    }
+    response.map(|text| ReplyBody::Own { text, _exchange: Some(exchange) })
+}
+
+fn plain(reason: Reason, detail: Option<&str>) -> Response<Full<Bytes>> {
+    let text = match detail {
+        Some(detail) => format!("fusewire: {reason}: {detail}\n"),
+        None => format!("fusewire: {reason}\n"),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = reason.status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Trailers-only, as the gRPC protocol wants errors before the first message.
+fn grpc(reason: Reason, detail: Option<&str>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    fields.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_status())));
+    let message = percent_encoded(&format!("fusewire: {reason}{}{}", if detail.is_some() { ": " } else { "" }, detail.unwrap_or("")));
+    if let Ok(message) = HeaderValue::from_str(&message) {
+        fields.insert("grpc-message", message);
+    }
+    response
+}
+
+/// gRPC over HTTP/2, Status-Message: bytes outside of printable ASCII, and `%`, are percent-encoded.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        if (0x20..=0x7e).contains(&b) && b != b'%' {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}
+
+/// The protocol is switched: what follows are bytes, which the tunnel's own task accounts for.
+pub(crate) fn switched(head: http::response::Parts) -> Response<ReplyBody> {
+    Response::from_parts(head, ReplyBody::Own { text: Full::default(), _exchange: None })
+}
+
+/// The tunnel to the instance is open.
+pub(crate) fn connected() -> Response<ReplyBody> {
+    Response::new(ReplyBody::Own { text: Full::default(), _exchange: None })
+}
+
+/// What a connection gets that speaks HTTP in clear to the port for mTLS; written as bytes, since nothing more is read.
+pub(crate) const NOT_TLS: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\nfusewire-reason: denied\r\n\
+fusewire-detail: this port takes mTLS between sidecars only\r\ncontent-length: 61\r\nconnection: close\r\n\r\n\
+fusewire: denied: this port takes mTLS between sidecars only\n";

@@ -1,0 +1,25 @@
+//! The data plane: stands beside one application instance and carries its traffic.
+//!
+//! It decides where a request goes, over which proven connection, and what the caller is told when that fails. What is
+//! decided about instances is decided in `resilience`; what configuration means, in `model`. It deliberately never sees
+//! the control plane's code, only its messages.
+//!
+//! Read one request top to bottom: `listener` (accept, detect), `http::serve` (the hyper connection), `http::proxy`
+//! (begin, route, admit, send, judge, answer), `upstream` (pool, connect, send), `http::reply` (our own answers).
+
+mod admin;
+mod boot;
+mod clock;
+mod config;
+mod drain;
+mod fault;
+mod http;
+mod listener;
+mod mesh;
+mod snapshot;
+mod tcp;
+mod trust;
+mod upstream;
+mod watch;
+
+pub use boot::{Bound, SidecarError, run};

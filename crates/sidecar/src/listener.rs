@@ -1,0 +1,157 @@
+//! Taking connections: outbound from the application beside us, inbound from peers' sidecars.
+//!
+//! Every worker accepts from the same listening sockets. What cannot be accepted now is tried again; what does not
+//! prove itself is refused with a counted and logged reason.
+
+use crate::drain::{Drain, SharedGuard};
+use crate::http::reply;
+use crate::http::serve::{Connection, Http, serve};
+use crate::mesh::{Mesh, Worker};
+use crate::tcp;
+use fusewire_identity::{ALPN_WIRE, Refusal, expect_alpn, peer_id, refusal};
+use fusewire_model::ServiceName;
+use fusewire_model::service::Protocol;
+use fusewire_net::{Detected, detect};
+use fusewire_telemetry::metrics::Direction;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+/// How long a new connection may take to say what it speaks, and then to prove itself.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// After an accept that failed (out of descriptors): time for some to close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// One outbound listener as every worker knows it.
+#[derive(Clone)]
+pub(crate) struct Outbound {
+    pub(crate) service: Option<ServiceName>,
+    pub(crate) protocol: Protocol,
+}
+
+/// Calls `taken` for every connection until the drain begins; then the socket is closed.
+async fn accept(listener: TcpListener, drain: &Drain, mut taken: impl FnMut(TcpStream, SocketAddr, SharedGuard)) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = drain.begun() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                fusewire_net::tune(&stream);
+                taken(stream, peer, Arc::new(drain.guard()));
+            }
+            Err(e) => {
+                tracing::warn!("a connection could not be accepted: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+pub(crate) async fn outbound(worker: Arc<Worker>, listener: TcpListener, to: Outbound) {
+    let mesh = worker.mesh.clone();
+    accept(listener, &mesh.outbound_drain, |stream, _, guard| {
+        let (worker, to) = (worker.clone(), to.clone());
+        tokio::spawn(async move {
+            match (to.protocol, to.service) {
+                (Protocol::Opaque, Some(service)) => tcp::outbound(&worker, stream, service, guard).await,
+                (_, fixed) => http(worker, stream, fixed, guard).await,
+            }
+        });
+    })
+    .await;
+}
+
+async fn http(worker: Arc<Worker>, stream: TcpStream, fixed: Option<ServiceName>, guard: SharedGuard) {
+    let drain = worker.mesh.outbound_drain.clone();
+    let detected = tokio::select! {
+        detected = detect(stream, FIRST_BYTES) => detected,
+        () = drain.begun() => return, // nothing was asked yet
+    };
+    let Ok((detected, io)) = detected else { return };
+    let http = match detected {
+        Detected::Http2 => Http::Two,
+        Detected::Http1 => Http::One,
+        // TLS from the application itself is not ours to read; nothing else speaks first by silence
+        Detected::Tls | Detected::Nothing | Detected::Silent => return,
+    };
+    let _open = Counted::new(&worker.mesh);
+    serve(io, http, Arc::new(Connection { worker: worker.clone(), direction: Direction::Outbound, peer: None, fixed, guard })).await;
+}
+
+pub(crate) async fn inbound(worker: Arc<Worker>, listener: TcpListener) {
+    let mesh = worker.mesh.clone();
+    accept(listener, &mesh.inbound_drain, |stream, peer, guard| {
+        let worker = worker.clone();
+        tokio::spawn(async move {
+            let proven = tokio::time::timeout(HANDSHAKE, prove(&worker.mesh, stream)).await;
+            let (io, id) = match proven {
+                Ok(Ok(proven)) => proven,
+                Ok(Err(Some(refusal))) => return refused(&worker.mesh, peer, &refusal),
+                Ok(Err(None)) | Err(_) => return, // it went away, or said nothing
+            };
+            let _open = Counted::new(&worker.mesh);
+            let peer = Some(Arc::new(id));
+            let connection = Connection { worker: worker.clone(), direction: Direction::Inbound, peer, fixed: None, guard };
+            serve(io, Http::Two, Arc::new(connection)).await;
+        });
+    })
+    .await;
+}
+
+type Proven = (tokio_rustls::server::TlsStream<TcpStream>, fusewire_identity::SpiffeId);
+
+/// The TLS handshake and the peer's identity; `None` where the peer merely went away.
+async fn prove(mesh: &Mesh, mut stream: TcpStream) -> Result<Proven, Option<Refusal>> {
+    let mut first = [0u8];
+    if stream.peek(&mut first).await.map_err(|_| None)? == 0 {
+        return Err(None);
+    }
+    if first[0] != 0x16 {
+        // a client that speaks HTTP in clear deserves an answer it can read
+        let _ = stream.write_all(reply::NOT_TLS).await;
+        let _ = stream.shutdown().await;
+        return Err(Some(Refusal::NotTls));
+    }
+    let tls = mesh.tls().ok_or_else(|| Some(Refusal::Handshake("this sidecar has no certificate yet".into())))?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.server.clone());
+    let stream = acceptor.accept(stream).await.map_err(|e| refusal(&e))?;
+    let session = stream.get_ref().1;
+    expect_alpn(session, ALPN_WIRE).map_err(Some)?;
+    let id = peer_id(session.peer_certificates()).map_err(|_| Some(Refusal::NoSpiffeId))?;
+    Ok((stream, id))
+}
+
+/// Counted always, logged at most ten times a second: whoever knocks must not fill the disk.
+fn refused(mesh: &Mesh, peer: SocketAddr, refusal: &Refusal) {
+    static NEXT_LOG: AtomicU64 = AtomicU64::new(0);
+    mesh.metrics.tls_refused(Direction::Inbound, refusal.word());
+    let now = mesh.clock.now().0;
+    let due = NEXT_LOG.load(Ordering::Relaxed);
+    let next = now + 100_000_000;
+    if now >= due && NEXT_LOG.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        tracing::warn!(%peer, cause = refusal.word(), "connection refused: {refusal}");
+    }
+}
+
+/// One open connection in the metrics.
+struct Counted<'a>(&'a Mesh);
+
+impl<'a> Counted<'a> {
+    fn new(mesh: &'a Mesh) -> Self {
+        mesh.metrics.downstream_connections.inc();
+        Self(mesh)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.downstream_connections.dec();
+    }
+}

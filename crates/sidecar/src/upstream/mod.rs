@@ -1,0 +1,8 @@
+//! The way up: a service's instances, their connections, and the sending of one attempt.
+
+pub(crate) mod connect;
+pub(crate) mod instance;
+pub(crate) mod pool;
+pub(crate) mod send;
+pub(crate) mod service;
+pub(crate) mod tunnel;

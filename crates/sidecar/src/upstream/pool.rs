@@ -1,0 +1,149 @@
+//! One worker's connections to one instance.
+//!
+//! HTTP/1.1: a stack of idle connections, the warmest first. HTTP/2: a few shared connections, the first with room
+//! first, and one dial at a time however many requests wait for it. It deliberately has no keys and no limits of its own:
+//! it belongs to one instance, and requests are bounded where they come in.
+//!
+//! Invariant 6: no lock here is held across an await.
+
+use crate::fault::Fault;
+use crate::http::body::SendBody;
+use fusewire_resilience::Time;
+use hyper::client::conn::{http1, http2};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Streams on one HTTP/2 connection before the next is dialled. Below the 100 that many servers allow (RFC 9113, 6.5.2,
+/// recommends no fewer).
+const MAX_STREAMS: u32 = 100;
+/// Idle HTTP/1.1 connections kept.
+const MAX_IDLE: usize = 256;
+/// An idle connection is closed after this; many applications close theirs at 60 s or more.
+const IDLE: Duration = Duration::from_secs(50);
+
+pub(crate) type H1 = http1::SendRequest<SendBody>;
+
+/// An HTTP/2 connection and how many exchanges are on it.
+pub(crate) struct H2 {
+    sender: http2::SendRequest<SendBody>,
+    active: AtomicU32,
+    served: AtomicU64,
+    idle_since: AtomicU64,
+}
+
+/// A place on a shared HTTP/2 connection, given back when dropped.
+pub(crate) struct Lease(Arc<H2>);
+
+impl Lease {
+    pub(crate) fn sender(&self) -> http2::SendRequest<SendBody> {
+        self.0.sender.clone()
+    }
+    /// Whether it had served another exchange before this one.
+    pub(crate) fn reused(&self) -> bool {
+        self.0.served.load(Ordering::Relaxed) > 1
+    }
+    pub(crate) fn touch(&self, now: Time) {
+        self.0.idle_since.store(now.0, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The outcome of a dial that several requests may wait for; `None` while it runs.
+pub(crate) type Dial = watch::Receiver<Option<Result<(), Fault>>>;
+
+#[derive(Default)]
+struct State {
+    h1: Vec<(H1, Time)>,
+    h2: Vec<Arc<H2>>,
+    dialling: Option<Dial>,
+}
+
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<State>);
+
+pub(crate) enum Found {
+    Ready(Lease),
+    /// Somebody is dialling: wait for it.
+    Dialling(Dial),
+    /// Dial, and tell the others through this.
+    Dial(watch::Sender<Option<Result<(), Fault>>>, Dial),
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn take_h1(&self) -> Option<H1> {
+        let mut state = self.lock();
+        while let Some((connection, _)) = state.h1.pop() {
+            // not ready: its response was not read to the end, so it closes
+            if connection.is_ready() && !connection.is_closed() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// The response's end was reached; hyper makes the connection ready in the same turn.
+    pub(crate) fn give_h1(&self, connection: H1, now: Time) {
+        if connection.is_closed() {
+            return;
+        }
+        let mut state = self.lock();
+        if state.h1.len() < MAX_IDLE {
+            state.h1.push((connection, now));
+        }
+    }
+
+    /// A place on a connection, or a dial to wait for, or the duty to dial.
+    pub(crate) fn lease_h2(&self) -> Found {
+        let mut state = self.lock();
+        state.h2.retain(|c| !c.sender.is_closed());
+        if let Some(c) = state.h2.iter().find(|c| c.active.load(Ordering::Relaxed) < MAX_STREAMS) {
+            c.active.fetch_add(1, Ordering::Relaxed);
+            c.served.fetch_add(1, Ordering::Relaxed);
+            return Found::Ready(Lease(c.clone()));
+        }
+        // a dial whose task was dropped without an outcome is over
+        if let Some(dial) = state.dialling.as_ref().filter(|d| d.borrow().is_none() && d.has_changed().is_ok()) {
+            return Found::Dialling(dial.clone());
+        }
+        let (tell, dial) = watch::channel(None);
+        state.dialling = Some(dial.clone());
+        Found::Dial(tell, dial)
+    }
+
+    pub(crate) fn add_h2(&self, sender: http2::SendRequest<SendBody>, now: Time) {
+        let mut state = self.lock();
+        state.dialling = None;
+        let idle_since = AtomicU64::new(now.0);
+        state.h2.push(Arc::new(H2 { sender, active: AtomicU32::new(0), served: AtomicU64::new(0), idle_since }));
+    }
+
+    pub(crate) fn dial_failed(&self) {
+        self.lock().dialling = None;
+    }
+
+    pub(crate) fn tidy(&self, now: Time) {
+        let mut state = self.lock();
+        let fresh = |since: Time| now.since(since) < IDLE;
+        state.h1.retain(|(c, since)| !c.is_closed() && fresh(*since));
+        state.h2.retain(|c| {
+            let busy = c.active.load(Ordering::Relaxed) > 0;
+            !c.sender.is_closed() && (busy || fresh(Time(c.idle_since.load(Ordering::Relaxed))))
+        });
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let state = self.lock();
+        state.h1.len() + state.h2.len()
+    }
+}

@@ -1,0 +1,170 @@
+//! Bytes to an instance: a CONNECT stream to its sidecar, or TCP in clear; and the copying between two such streams.
+
+use super::connect;
+use super::instance::Instance;
+use super::pool::Lease;
+use super::service::Wish;
+use crate::fault::Fault;
+use crate::http::body::SendBody;
+use crate::http::exchange::Exchange;
+use crate::http::{headers, reply};
+use crate::mesh::Worker;
+use crate::snapshot::Target;
+use fusewire_resilience::{Attempt, Happening, Member, classify};
+use fusewire_telemetry::Reason;
+use http::{HeaderValue, Method, Request, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes in memory for each direction of a tunnel.
+const BUFFER: usize = 64 << 10;
+/// Instances that one connection is offered to.
+const MAX_OFFERS: u32 = 5;
+
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+pub(crate) struct Open {
+    pub(crate) io: Box<dyn Io>,
+    pub(crate) attempt: Attempt<Instance>,
+    /// The place on the shared connection that the stream takes.
+    pub(crate) _lease: Option<Lease>,
+}
+
+/// A byte stream to one instance of the target. Nothing was sent yet, so each that fails makes room for the next.
+pub(crate) async fn open(exchange: &mut Exchange, target: &Target) -> Result<Open, Fault> {
+    let worker = exchange.worker.clone();
+    let mut tried: Vec<usize> = Vec::new();
+    let mut last = None;
+    loop {
+        let wish = Wish { random: worker.random(), replayable: true, tried: &tried };
+        let mut attempt = match target.upstream.admit(&wish, worker.mesh.clock.now()) {
+            Ok(attempt) => attempt,
+            Err(fault) => return Err(last.unwrap_or(fault)),
+        };
+        exchange.attempted(&attempt);
+        match open_one(&worker, exchange, target, &attempt).await {
+            Ok((io, _lease)) => {
+                attempt.answered(classify(Happening::Status(200)), worker.mesh.clock.now());
+                return Ok(Open { io, attempt, _lease });
+            }
+            Err(fault) => {
+                let fault = fault.seen_from(exchange.direction);
+                tried.push(attempt.index());
+                attempt.end(fault.blame(), worker.mesh.clock.now());
+                if !fault.unsent() || exchange.attempts >= MAX_OFFERS {
+                    return Err(fault);
+                }
+                last = Some(fault);
+            }
+        }
+    }
+}
+
+async fn open_one(
+    worker: &Worker,
+    exchange: &Exchange,
+    target: &Target,
+    attempt: &Attempt<Instance>,
+) -> Result<(Box<dyn Io>, Option<Lease>), Fault> {
+    let (instance, policy, metrics) = (attempt.member(), &target.policy, &target.upstream.metrics);
+    if instance.key.sidecar.is_none() {
+        if !target.allows_plain(exchange.direction) {
+            return Err(Fault::Denied("the instance has no identity, and the policy does not allow plain".into()));
+        }
+        metrics.connections.inc();
+        let dialled = tokio::time::timeout(policy.timeout.connect, connect::tcp(instance)).await;
+        let stream = dialled.unwrap_or(Err(Fault::ConnectTimeout))?;
+        instance.node().connected(worker.mesh.clock.now());
+        return Ok((Box::new(stream), None));
+    }
+    let lease = connect::lease_h2(worker, instance, policy, metrics).await?;
+    let asked = lease.sender().try_send_request(connect_request(instance)?);
+    let answered = tokio::time::timeout(policy.timeout.connect, asked).await.map_err(|_| Fault::ConnectTimeout)?;
+    let mut response = answered.map_err(|_| Fault::Unsent)?;
+    if response.status() != StatusCode::OK {
+        let reason = response.headers().get(&reply::REASON).and_then(|r| Reason::from_word(r.as_bytes()));
+        return Err(match reason {
+            Some(Reason::AppUnreachable) => Fault::AppUnreachable,
+            Some(Reason::ConnectTimeout) => Fault::ConnectTimeout,
+            Some(Reason::Denied) => Fault::Denied("the instance's sidecar does not let this workload in".into()),
+            Some(Reason::Draining) => Fault::Unsent,
+            _ => Fault::Reset { reused: false, begun: false },
+        });
+    }
+    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Fault::Unsent)?;
+    Ok((Box::new(TokioIo::new(upgraded)), Some(lease)))
+}
+
+fn connect_request(instance: &Instance) -> Result<Request<SendBody>, Fault> {
+    Request::builder()
+        .version(Version::HTTP_2)
+        .method(Method::CONNECT)
+        .uri(instance.key.address.to_string())
+        .header(headers::PORT, HeaderValue::from(instance.key.address.port()))
+        .header(headers::PROTOCOL, HeaderValue::from_static("tcp"))
+        .body(SendBody::Empty)
+        .map_err(|_| Fault::BadRequest("the instance's address makes no authority".into()))
+}
+
+/// Copies both ways until both ends are done, one breaks, or nothing moved for `idle`.
+pub(crate) async fn join(near: impl Io, far: impl Io, exchange: &mut Exchange, idle: Option<Duration>) {
+    let (received, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut near = Counted { inner: near, read: received.clone() };
+    let mut far = Counted { inner: far, read: sent.clone() };
+    let still = async {
+        let Some(limit) = idle else { return std::future::pending().await };
+        let mut seen = None;
+        loop {
+            let moved = received.load(Ordering::Relaxed) + sent.load(Ordering::Relaxed);
+            if seen == Some(moved) {
+                return;
+            }
+            seen = Some(moved);
+            tokio::time::sleep(limit).await;
+        }
+    };
+    tokio::select! {
+        result = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER) => {
+            if result.is_err() {
+                exchange.reason = Some(Reason::Reset);
+            }
+        }
+        () = still => exchange.reason = Some(Reason::ResponseTimeout),
+    }
+    exchange.bytes_in = received.load(Ordering::Relaxed);
+    exchange.bytes_out = sent.load(Ordering::Relaxed);
+}
+
+/// Counts what is read.
+struct Counted<T> {
+    inner: T,
+    read: Arc<AtomicU64>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,146 @@
+//! One line for each exchange, as text or JSON, written when its body ended.
+//!
+//! Lines go through a bounded queue to a thread of their own: a terminal or disk that stalls costs lines (counted in
+//! `fusewire_access_log_dropped_total`), never a request.
+
+use serde::Serialize;
+use std::io::Write;
+use prometheus_client::metrics::counter::Counter;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Lines that may wait for the writer.
+const QUEUE: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// What one exchange was. Borrowed: it is formatted at once.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    /// Unix time in microseconds at which the exchange ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub time: u64,
+    pub direction: &'static str,
+    /// The proven identity at the other end, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<&'a str>,
+    pub protocol: &'static str,
+    pub method: &'a str,
+    pub authority: &'a str,
+    pub path: &'a str,
+    pub status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<&'a str>,
+    pub attempts: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
+    /// To the response headers.
+    pub first_byte_us: u64,
+    pub duration_us: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl Line<'_> {
+    /// A line ends well when the mesh did not answer itself and the body arrived.
+    pub fn is_error(&self) -> bool {
+        self.reason.is_some() || self.status >= 500
+    }
+}
+
+fn rfc3339<S: serde::Serializer>(micros: &u64, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&timestamp(*micros))
+}
+
+/// RFC 3339 in UTC, to the microsecond.
+pub fn timestamp(unix_micros: u64) -> String {
+    let micros = i64::try_from(unix_micros).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_microsecond(micros).map(|t| format!("{t:.6}")).unwrap_or_default()
+}
+
+/// Quotes only what would break a line into more fields than it has; control characters never reach a terminal.
+fn text(value: &str) -> std::borrow::Cow<'_, str> {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '"';
+    if value.is_empty() {
+        "-".into()
+    } else if value.chars().all(plain) {
+        value.into()
+    } else {
+        format!("{value:?}").into()
+    }
+}
+
+impl Format {
+    pub fn line(self, line: &Line<'_>) -> String {
+        match self {
+            Format::Json => serde_json::to_string(line).unwrap_or_default(),
+            Format::Text => {
+                let time = timestamp(line.time);
+                let or = |v: Option<&str>| text(v.unwrap_or("")).into_owned();
+                let grpc = line.grpc_status.map(|s| format!(" grpc={s}")).unwrap_or_default();
+                let reason = line.reason.map(|r| format!(" reason={r}")).unwrap_or_default();
+                let detail = line.detail.map(|d| format!(" detail={}", text(d))).unwrap_or_default();
+                let probe = if line.probe { " probe" } else { "" };
+                format!(
+                    "{time} {} {} {} {}{} {} {}{grpc} service={} instance={} peer={} attempts={} first_byte={}us duration={}us in={} out={}{reason}{detail}{probe}",
+                    line.direction, line.protocol, text(line.method), text(line.authority), text(line.path), line.status,
+                    if line.reason.is_some() { "mesh" } else { "app" },
+                    or(line.service), or(line.instance), or(line.peer), line.attempts, line.first_byte_us,
+                    line.duration_us, line.bytes_in, line.bytes_out,
+                )
+            }
+        }
+    }
+}
+
+/// Which lines are written, and how.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    format: Format,
+    errors_only: bool,
+    queue: SyncSender<String>,
+    dropped: Counter,
+}
+
+impl AccessLog {
+    /// Starts the writer thread. `dropped` counts the lines lost.
+    pub fn to(out: impl Write + Send + 'static, format: Format, errors_only: bool, dropped: Counter) -> std::io::Result<Self> {
+        let (queue, lines) = sync_channel(QUEUE);
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(out, &lines))?;
+        Ok(Self { format, errors_only, queue, dropped })
+    }
+
+    /// Never blocks.
+    pub fn write(&self, line: &Line<'_>) {
+        if self.errors_only && !line.is_error() {
+            return;
+        }
+        if self.queue.try_send(self.format.line(line)).is_err() {
+            self.dropped.inc();
+        }
+    }
+}
+
+/// Batches what is there, then flushes, so that a quiet log is current and a busy one is cheap.
+fn write_all(out: impl Write, lines: &Receiver<String>) {
+    let mut out = std::io::BufWriter::new(out);
+    while let Ok(first) = lines.recv() {
+        for line in std::iter::once(first).chain(std::iter::from_fn(|| lines.try_recv().ok())) {
+            if writeln!(out, "{line}").is_err() {
+                return; // the reader is gone: further lines count as dropped
+            }
+        }
+        let _ = out.flush();
+    }
+}

@@ -1,0 +1,144 @@
+//! The admin endpoints' server: small HTTP/1.1 answers over TCP or a Unix socket.
+//!
+//! It decides how a socket is bound and a request bounded. It deliberately does not decide what is served: the owner
+//! passes one function. What changes or reveals more than health belongs on the Unix socket, whose file mode (0600)
+//! says who may speak to it.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+const MAX_BODY: usize = 64 << 10;
+const MAX_CONNECTIONS: usize = 64;
+const HEADERS: Duration = Duration::from_secs(5);
+
+/// A request with its body in memory.
+#[derive(Debug)]
+pub struct Asked {
+    pub method: Method,
+    pub path: String,
+    /// Without the question mark; empty where there is none.
+    pub query: String,
+    pub body: Bytes,
+}
+
+pub type Answer = Response<Full<Bytes>>;
+
+pub fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
+    match serde_json::to_vec_pretty(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            text(status, "application/json", body)
+        }
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", e.to_string()),
+    }
+}
+
+pub fn not_found(known: &str) -> Answer {
+    text(StatusCode::NOT_FOUND, "text/plain", format!("no such page; there are {known}\n"))
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("{path}: another process serves this socket; stop it, or choose another path")]
+    Busy { path: PathBuf },
+    #[error("{path}: is not a socket, so it is left alone; remove it, or choose another path")]
+    NotASocket { path: PathBuf },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// A listening Unix socket, mode 0600. What a killed process left behind is replaced; a socket in use is not.
+pub async fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
+    let failed = |source| BindError::Io { path: path.into(), source };
+    if let Ok(known) = std::fs::symlink_metadata(path) {
+        if !known.file_type().is_socket() {
+            return Err(BindError::NotASocket { path: path.into() });
+        }
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(BindError::Busy { path: path.into() });
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// What connections are accepted from.
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Serves until it is dropped; at most [`MAX_CONNECTIONS`] at once, bodies up to 64 KiB.
+pub async fn serve<F, R>(listener: Listener, answer: F)
+where
+    F: Fn(Asked) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Answer> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let answer = answer.clone();
+        let accepted = match &listener {
+            Listener::Tcp(l) => l.accept().await.map(|(s, _)| tokio::spawn(one(s, answer, place))),
+            Listener::Unix(l) => l.accept().await.map(|(s, _)| tokio::spawn(one(s, answer, place))),
+        };
+        if let Err(e) = accepted {
+            tracing::warn!("an admin connection could not be accepted: {e}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn one<S, F, R>(stream: S, answer: F, _place: tokio::sync::OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Asked) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Answer> + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+                return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the body is over 64 KiB\n"));
+            };
+            let asked = Asked {
+                method: head.method,
+                path: head.uri.path().to_owned(),
+                query: head.uri.query().unwrap_or("").to_owned(),
+                body: body.to_bytes(),
+            };
+            Ok::<_, Infallible>(answer(asked).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = connection.await;
+}

@@ -1,0 +1,130 @@
+//! The programs that the system tests drive: which, and from which package.
+//!
+//! As root on a Debian-like system what is missing is installed. Anywhere else it stops and says exactly what is missing
+//! and how to get it: a test that quietly does without its tool would be a test that quietly does nothing.
+
+use crate::{python, run};
+use anyhow::{Result, bail};
+use std::process::Command;
+
+struct Tool {
+    name: &'static str,
+    why: &'static str,
+    debian: &'static str,
+    fedora: &'static str,
+    brew: Option<&'static str>,
+    here: fn() -> bool,
+}
+
+const TOOLS: [Tool; 5] = [
+    Tool {
+        name: "curl",
+        why: "a client that is not ours",
+        debian: "curl",
+        fedora: "curl",
+        brew: Some("curl"),
+        here: || run::find("curl").is_some(),
+    },
+    Tool {
+        name: "nginx",
+        why: "a server that is not ours",
+        debian: "nginx-light",
+        fedora: "nginx",
+        brew: Some("nginx"),
+        here: || run::find("nginx").is_some(),
+    },
+    Tool {
+        name: "h2load",
+        why: "many HTTP/2 streams at once",
+        debian: "nghttp2-client",
+        fedora: "nghttp2",
+        brew: Some("nghttp2"),
+        here: || run::find("h2load").is_some(),
+    },
+    Tool {
+        name: "python3 with venv and pip",
+        why: "gRPC peers that are not ours",
+        debian: "python3-venv",
+        fedora: "python3",
+        brew: Some("python3"),
+        here: || python::interpreter().is_some(),
+    },
+    Tool {
+        name: "ip",
+        why: "network namespaces",
+        debian: "iproute2",
+        fedora: "iproute",
+        brew: None,
+        here: || run::find("ip").is_some(),
+    },
+];
+
+/// Makes the tools be there, or says what is missing.
+pub(crate) fn ready() -> Result<()> {
+    let linux = cfg!(target_os = "linux");
+    if !linux {
+        eprintln!(
+            "xtask: this is not Linux: interception, network namespaces and the bench do not work here; the rest runs"
+        );
+    }
+    let missing = || TOOLS.iter().filter(|tool| (linux || tool.brew.is_some()) && !(tool.here)()).collect::<Vec<_>>();
+    let mut lacking = missing();
+    if !lacking.is_empty() && linux && run::find("apt-get").is_some() && is_root() {
+        apt_install(&lacking)?;
+        lacking = missing();
+    }
+    if lacking.is_empty() { Ok(()) } else { bail!("{}", shortfall(&lacking)) }
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+fn apt_install(lacking: &[&Tool]) -> Result<()> {
+    let packages: Vec<&str> = lacking.iter().map(|tool| tool.debian).collect();
+    eprintln!("xtask: installing {}", packages.join(" "));
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    // Stale lists are no reason to stop: what is asked for may be there all the same, and the next line says if not.
+    if let Err(error) = run::step("apt-get update", &mut apt(&["update", "-q"])) {
+        eprintln!("xtask: {error:#}; trying with the lists at hand");
+    }
+    run::step("apt-get install", apt(&["install", "-q", "-y", "--no-install-recommends"]).args(&packages))
+}
+
+fn shortfall(lacking: &[&Tool]) -> String {
+    let mut text = String::from("the system tests need tools that this machine does not have:");
+    for tool in lacking {
+        text.push_str(&format!("\n  {} ({})", tool.name, tool.why));
+    }
+    let names =
+        |of: fn(&Tool) -> Option<&'static str>| lacking.iter().copied().filter_map(of).collect::<Vec<_>>().join(" ");
+    if cfg!(target_os = "linux") {
+        text.push_str(&format!("\nDebian, Ubuntu: sudo apt-get install {}", names(|tool| Some(tool.debian))));
+        text.push_str(&format!("\nFedora:         sudo dnf install {}", names(|tool| Some(tool.fedora))));
+    } else {
+        text.push_str(&format!("\nHomebrew: brew install {}", names(|tool| tool.brew)));
+    }
+    text.push_str("\nAs root on Debian or Ubuntu this command installs them itself.");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        let lacking: Vec<&Tool> = TOOLS.iter().filter(|tool| tool.name == "h2load" || tool.name == "nginx").collect();
+        let text = shortfall(&lacking);
+        assert!(text.contains("h2load (many HTTP/2 streams at once)"), "{text}");
+        assert!(
+            !cfg!(target_os = "linux") || text.contains("sudo apt-get install nginx-light nghttp2-client"),
+            "{text}"
+        );
+        assert!(!text.contains("curl"), "{text}");
+    }
+}
