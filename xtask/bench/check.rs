@@ -20,7 +20,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Waits until the path works, or says why it does not.
 pub(crate) fn answers(path: &ProxyPath, shape: &Shape) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(until_it_answers(path, shape)).with_context(|| format!("its last words:{}", last_words(path)))?;
+    if let Err(error) = runtime.block_on(until_it_answers(path, shape)) {
+        bail!("{error:#}; its last words:{}", last_words(path));
+    }
     match path.between {
         Some(between) => runtime.block_on(refuses_clear_text(between)),
         None => Ok(()),

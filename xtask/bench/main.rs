@@ -30,7 +30,11 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask bench", about = "CPU per request of the proxies, as ratios to a bare hyper loop")]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    about = "CPU per request of the proxies, as ratios to a bare hyper loop"
+)]
 struct Args {
     /// What to measure; default: all but idle
     #[arg(value_enum)]

@@ -35,7 +35,8 @@ fn build() -> Result<PathBuf> {
     let mut program = None;
     for message in cargo_metadata::Message::parse_stream(BufReader::new(output)) {
         if let cargo_metadata::Message::CompilerArtifact(artifact) = message.context("cannot read cargo's messages")? {
-            program = artifact.executable.or(program);
+            // The commands' own binary is built beside it.
+            program = artifact.executable.filter(|_| artifact.target.name == "proxies").or(program);
         }
     }
     let status = child.wait().context("cannot wait for cargo")?;

@@ -125,7 +125,9 @@ pub fn answer_from_wire(answer: v1::Answer) -> Result<(Subscription, Answer), Wi
         return Ok((subscription, Answer::NotFound));
     }
     let Some(kind) = kind_from_wire(kind) else {
-        return Err(Fault::new("the answer names a kind that this build does not know").of(v1::Kind::Unspecified, &name));
+        return Err(
+            Fault::new("the answer names a kind that this build does not know").of(v1::Kind::Unspecified, &name)
+        );
     };
     Ok((subscription, Answer::Found(Key { kind, name })))
 }

@@ -62,7 +62,9 @@ pub fn answer_to_wire(subscription: &Subscription, answer: &Answer) -> v1::Answe
         Answer::Found(key) => {
             v1::Answer { target, found: true, kind: kind_to_wire(key.kind).into(), name: key.name.clone() }
         }
-        Answer::NotFound => v1::Answer { target, found: false, kind: v1::Kind::Unspecified.into(), name: String::new() },
+        Answer::NotFound => {
+            v1::Answer { target, found: false, kind: v1::Kind::Unspecified.into(), name: String::new() }
+        }
     }
 }
 
@@ -191,8 +193,7 @@ fn route(table: &RouteTable) -> v1::Route {
 }
 
 fn rule(rule: &Rule) -> v1::Rule {
-    let backend =
-        |b: &fusewire_model::route::Backend| v1::Backend { service: b.service.to_string(), weight: b.weight };
+    let backend = |b: &fusewire_model::route::Backend| v1::Backend { service: b.service.to_string(), weight: b.weight };
     v1::Rule {
         name: rule.name.clone(),
         r#match: Some(matches(&rule.matches)),

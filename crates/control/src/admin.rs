@@ -164,7 +164,9 @@ fn workload(shared: &Shared, text: &str) -> Result<SpiffeId, Failure> {
     let id = if text.contains("://") { SpiffeId::parse(text) } else { SpiffeId::of(domain, text) };
     let id = id.map_err(|e| bad(e.to_string()))?;
     if id.trust_domain() != domain.as_str() {
-        return Err(bad(format!("{id} is not of trust domain {domain}, which is all that this control plane signs for")));
+        return Err(bad(format!(
+            "{id} is not of trust domain {domain}, which is all that this control plane signs for"
+        )));
     }
     if id.path() == CONTROL_PATH {
         return Err(bad("the control plane's own identity is not given away"));

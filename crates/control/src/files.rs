@@ -8,6 +8,8 @@
 //! Invariant: what is read is bounded, in number and in size.
 
 use fusewire_model::yaml::{Fault, MAX_SIZE, Source};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -46,8 +48,11 @@ pub(crate) fn scan(paths: &[PathBuf]) -> Result<Vec<Stamp>, Fault> {
         let meta = std::fs::metadata(path).map_err(|e| missing(path, &e))?;
         if meta.is_dir() {
             folder(path, &mut stamps)?;
-        } else {
+        } else if meta.is_file() {
             stamps.push(Stamp::of(path.clone(), &meta));
+        } else {
+            // reading a pipe would wait for its writer, and it can be read only once
+            return Err(fault(path, "is neither a file nor a folder", "write the configuration to a file"));
         }
         if stamps.len() > MAX_FILES {
             let message = format!("must hold at most {MAX_FILES} files together");
@@ -91,13 +96,17 @@ pub(crate) fn read(stamps: &[Stamp]) -> Result<Vec<Source>, Vec<Fault>> {
 }
 
 fn read_one(stamp: &Stamp) -> Result<String, Fault> {
-    if stamp.size > MAX_SIZE as u64 {
-        let message = format!("must be at most {} MiB, has {} bytes", MAX_SIZE >> 20, stamp.size);
+    let mut bytes = Vec::new();
+    // it may have grown since it was looked at
+    let read = File::open(&stamp.path).and_then(|file| file.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|e| missing(&stamp.path, &e))?;
+    if bytes.len() > MAX_SIZE {
+        let message = format!("must be at most {} MiB", MAX_SIZE >> 20);
         return Err(fault(&stamp.path, message, "spread it over several files"));
     }
-    let bytes = std::fs::read(&stamp.path).map_err(|e| missing(&stamp.path, &e))?;
-    String::from_utf8(bytes)
-        .map_err(|e| fault(&stamp.path, format!("is not UTF-8 from byte {}", e.utf8_error().valid_up_to()), "save it as UTF-8"))
+    String::from_utf8(bytes).map_err(|e| {
+        fault(&stamp.path, format!("is not UTF-8 from byte {}", e.utf8_error().valid_up_to()), "save it as UTF-8")
+    })
 }
 
 fn missing(path: &Path, error: &std::io::Error) -> Fault {

@@ -42,8 +42,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, own: &Own, listener: TcpListener)
         config: ConfigServer::new(ConfigService::new(shared.clone()))
             .max_decoding_message_size(MAX_REQUEST)
             .max_encoding_message_size(MAX_MESSAGE_BYTES),
-        identity: IdentityServer::new(IdentityService::new(shared.clone()))
-            .max_decoding_message_size(MAX_SIGN_REQUEST),
+        identity: IdentityServer::new(IdentityService::new(shared.clone())).max_decoding_message_size(MAX_SIGN_REQUEST),
     };
     let (accepted, connections) = mpsc::channel::<Connection>(16);
     let stop = shared.clone();
@@ -92,7 +91,8 @@ impl Service<http::Request<Body>> for Services {
             Some(ConfigServer::<ConfigService>::NAME) => self.config.call(request),
             Some(IdentityServer::<IdentityService>::NAME) => self.identity.call(request),
             _ => {
-                let status = tonic::Status::unimplemented("this control plane has no such service; is it older than you?");
+                let status =
+                    tonic::Status::unimplemented("this control plane has no such service; is it older than you?");
                 Box::pin(async move { Ok(status.into_http()) })
             }
         }

@@ -79,7 +79,9 @@ pub enum ControlError {
     AlreadyRunning { path: PathBuf },
     #[error("the admin socket {path}: {source}")]
     AdminSocket { path: PathBuf, source: std::io::Error },
-    #[error("cannot listen on {address}: {source}: is another control plane running, or is the address not this machine's?")]
+    #[error(
+        "cannot listen on {address}: {source}: is another control plane running, or is the address not this machine's?"
+    )]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Authority(#[from] AuthorityError),

@@ -139,7 +139,9 @@ impl Session {
                 &hello.wire[..hello.wire.len().min(16)],
             ))
         })?;
-        for (what, got, max) in [("held resources", hello.held.len(), MAX_HELD), ("bytes of instance id", hello.instance.len(), MAX_TOLD)] {
+        for (what, got, max) in
+            [("held resources", hello.held.len(), MAX_HELD), ("bytes of instance id", hello.instance.len(), MAX_TOLD)]
+        {
             if got > max {
                 return Err(Status::resource_exhausted(format!("at most {max} {what}, got {got}")));
             }
@@ -167,7 +169,8 @@ impl Session {
 
     /// The next message, of what is true in `world`.
     fn next(&mut self, world: &World) -> Option<v1::ConfigResponse> {
-        if self.stale {
+        // also a world that came between the last look and now: it will not be announced again
+        if self.stale || self.plan.version() != world.version() {
             self.plan.aim(world);
             self.stale = false;
         }

@@ -46,10 +46,7 @@ impl Shared {
         judged: Judged,
     ) -> Self {
         let now = Timestamp::now();
-        let trust = Trust {
-            trust_domain: authority.trust_domain().to_string(),
-            bundle: authority.bundle().to_pem(),
-        };
+        let trust = Trust { trust_domain: authority.trust_domain().to_string(), bundle: authority.bundle().to_pem() };
         let faults = judged.world.err().unwrap_or_default();
         Self {
             authority,
@@ -93,7 +90,15 @@ impl Shared {
 pub(crate) fn log_faults(faults: &[Fault]) {
     for fault in faults {
         let remedy = fault.remedy.as_deref().unwrap_or_default();
-        tracing::error!(file = fault.file, line = fault.line, column = fault.column, path = fault.path, remedy, "{}", fault.message);
+        tracing::error!(
+            file = fault.file,
+            line = fault.line,
+            column = fault.column,
+            path = fault.path,
+            remedy,
+            "{}",
+            fault.message
+        );
     }
     tracing::error!(faults = faults.len(), "the configuration has faults; the last good one stays in force");
 }

@@ -10,7 +10,6 @@
 //! It deliberately takes features as the whole workspace unifies them, which can only find more.
 
 use super::Fault;
-use crate::run;
 use anyhow::{Context as _, Result};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId, TargetKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -161,7 +160,7 @@ fn matches(rule: &str, name: &str) -> bool {
 
 fn house(root: &Path) -> Result<BTreeMap<String, Member>> {
     let platform = ["--filter-platform".to_owned(), PLATFORM.to_owned()];
-    let metadata = MetadataCommand::new().current_dir(run::root()).other_options(platform).exec();
+    let metadata = MetadataCommand::new().current_dir(root).other_options(platform).exec();
     let metadata = metadata.context("cargo metadata failed; the workspace does not resolve")?;
     let members = metadata.workspace_packages();
     let folders: BTreeMap<&str, String> =

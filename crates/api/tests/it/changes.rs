@@ -72,5 +72,8 @@ fn a_change_says_only_what_changed() {
     let mut wrong = change.clone();
     wrong.upserted[1].address = "10.0.0.1".into();
     let Err(ChangeError::Wire(error)) = apply_change(&old, &hash(&old), wrong) else { panic!("taken") };
-    assert_eq!((error.kind, error.name.as_str(), error.path.as_str()), (v1::Kind::Endpoints, "shop", "upserted[1].address"));
+    assert_eq!(
+        (error.kind, error.name.as_str(), error.path.as_str()),
+        (v1::Kind::Endpoints, "shop", "upserted[1].address")
+    );
 }

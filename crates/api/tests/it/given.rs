@@ -4,9 +4,7 @@ use fusewire_model::policy::{Plain, Policy, Timeouts};
 use fusewire_model::resource::{
     Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Subset, Trust,
 };
-use fusewire_model::route::{
-    Authority, Backend, HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule,
-};
+use fusewire_model::route::{Authority, Backend, HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule};
 use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol, Sidecar};
 use fusewire_model::{PolicyName, ServiceName, SpiffeId};
 use fusewire_resilience::{BreakerConfig, Mode, Unresponsive};
@@ -56,8 +54,7 @@ fn breaker() -> impl Strategy<Value = BreakerConfig> {
     let sizes = (2u8..=20, any::<u8>(), 1u16..=65_000, 1u8..=100, 0u8..=50, 1u8..=20);
     let spans = (ms(200..=600_000), ms(100..=60_000), ms(60_000..=600_000), ms(0..=600_000), ms(10..=60_000));
     let mode = select(vec![Mode::Enforce, Mode::Observe, Mode::Disabled]);
-    let unresponsive =
-        (any::<u8>(), ms(0..=60_000)).prop_map(|(timeouts, span)| Unresponsive { timeouts, span });
+    let unresponsive = (any::<u8>(), ms(0..=60_000)).prop_map(|(timeouts, span)| Unresponsive { timeouts, span });
     (mode, sizes, spans, ms(0..=60_000), unresponsive).prop_map(|(mode, sizes, spans, slow_start, unresponsive)| {
         let (buckets, consecutive, min_calls, failure_rate, jitter_percent, probe_concurrency) = sizes;
         let (window, open_base, open_max, stable, probe_timeout) = spans;
@@ -108,9 +105,8 @@ fn service() -> impl Strategy<Value = Resource> {
 
 fn instance() -> impl Strategy<Value = Instance> {
     let sidecar = (address(), spiffe_id()).prop_map(|(inbound, identity)| Sidecar { inbound, identity });
-    ("[a-d][a-f0-9:.]{0,2}", address(), option::of(sidecar), 1u32..=1000, labels()).prop_map(
-        |(id, address, sidecar, weight, labels)| Instance { id, address, sidecar, weight, labels },
-    )
+    ("[a-d][a-f0-9:.]{0,2}", address(), option::of(sidecar), 1u32..=1000, labels())
+        .prop_map(|(id, address, sidecar, weight, labels)| Instance { id, address, sidecar, weight, labels })
 }
 
 /// Few enough ids that two of them often share some.
@@ -158,11 +154,13 @@ fn route() -> impl Strategy<Value = Resource> {
         Just(HeaderValueMatch::Absent)
     ];
     let header = ("[a-z][a-z0-9-]{0,9}", value).prop_map(|(name, value)| HeaderMatch { name, value });
-    let matches = (path, vec("[A-Z]{1,9}", 0..3), vec(header, 0..3))
-        .prop_map(|(path, methods, headers)| Match { path, methods, headers });
-    let backend = |min: u32| {
-        (service_name(), min..=1_000_000).prop_map(|(service, weight)| Backend { service, weight })
-    };
+    let matches = (path, vec("[A-Z]{1,9}", 0..3), vec(header, 0..3)).prop_map(|(path, methods, headers)| Match {
+        path,
+        methods,
+        headers,
+    });
+    let backend =
+        |min: u32| (service_name(), min..=1_000_000).prop_map(|(service, weight)| Backend { service, weight });
     let backends = (backend(1), vec(backend(0), 0..3)).prop_map(|(first, mut rest)| {
         rest.insert(0, first);
         rest

@@ -4,8 +4,8 @@ use fusewire_api::{
     target_to_wire, v1,
 };
 use fusewire_model::resource::{Answer, Key, Kind};
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 proptest! {
     #[test]

@@ -68,10 +68,7 @@ async fn what_is_not_found_is_found_when_it_appears_and_taken_away_when_it_goes(
     stream.subscribe(service("late")).await;
     assert_eq!(lines(&stream.until_synced().await), ["answer late: not found", "synced"]);
     control.write(&SHOP.replace("services:", "services:\n  late: {instances: [10.0.2.1:80]}"));
-    assert_eq!(
-        lines(&stream.until_synced().await),
-        ["service late", "endpoints late", "answer late: late", "synced"]
-    );
+    assert_eq!(lines(&stream.until_synced().await), ["service late", "endpoints late", "answer late: late", "synced"]);
     control.write(SHOP);
     assert_eq!(
         lines(&stream.until_synced().await),
@@ -98,8 +95,13 @@ async fn endpoints_travel_as_additions_and_removals() {
     assert_eq!(ids, ["a", "c"]);
 
     // the base was lost on the way
-    let nack =
-        v1::Nack { kind: Kind::Endpoints.into(), name: "shop".into(), hash: after_hash.clone(), send_whole: true, ..v1::Nack::default() };
+    let nack = v1::Nack {
+        kind: Kind::Endpoints.into(),
+        name: "shop".into(),
+        hash: after_hash.clone(),
+        send_whole: true,
+        ..v1::Nack::default()
+    };
     stream.ask(Ask::Nack(nack)).await;
     let told = stream.until_synced().await;
     assert_eq!(lines(&told), ["endpoints shop", "synced"]);
@@ -154,10 +156,7 @@ async fn an_unsubscribed_service_is_taken_away_unless_something_still_needs_it()
     if told.len() == 1 {
         told = stream.until_synced().await; // the two were heard one by one
     }
-    assert_eq!(
-        lines(&told),
-        ["removed route www.shop", "removed endpoints cart", "removed service cart", "synced"]
-    );
+    assert_eq!(lines(&told), ["removed route www.shop", "removed endpoints cart", "removed service cart", "synced"]);
 }
 
 #[tokio::test]

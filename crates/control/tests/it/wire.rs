@@ -83,8 +83,7 @@ pub(crate) fn address(text: &str) -> v1::Target {
 }
 
 pub(crate) fn hello(wanted: Vec<v1::Target>) -> v1::Hello {
-    let kinds =
-        [Kind::Trust, Kind::Policy, Kind::Service, Kind::Endpoints, Kind::Override, Kind::Inbound, Kind::Route];
+    let kinds = [Kind::Trust, Kind::Policy, Kind::Service, Kind::Endpoints, Kind::Override, Kind::Inbound, Kind::Route];
     v1::Hello {
         version: "test".into(),
         wire: vec![1],
@@ -191,7 +190,9 @@ fn line(told: &Told) -> String {
             let upserted: Vec<_> = c.upserted.iter().map(|i| i.id.as_str()).collect();
             format!("change {} +{upserted:?} -{:?}", c.service, c.removed)
         }
-        Told::Removed(r) => format!("removed {} {}", r.kind().as_str_name().trim_start_matches("KIND_").to_lowercase(), r.name),
+        Told::Removed(r) => {
+            format!("removed {} {}", r.kind().as_str_name().trim_start_matches("KIND_").to_lowercase(), r.name)
+        }
         Told::Answer(a) => {
             let target = match a.target.as_ref().unwrap().target.as_ref().unwrap() {
                 v1::target::Target::Service(t) | v1::target::Target::Authority(t) | v1::target::Target::Address(t) => t,

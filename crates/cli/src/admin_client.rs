@@ -1,0 +1,46 @@
+//! Questions to a control plane or sidecar on this machine, over its Unix socket.
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+
+const ANSWER: Duration = Duration::from_secs(5);
+const MAX_ANSWER: usize = 64 << 20;
+
+/// One request; the answer must be JSON, or a refusal in words.
+pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    let asked = async {
+        let stream = tokio::net::UnixStream::connect(socket)
+            .await
+            .with_context(|| format!("{}: nobody answers there; is it running, and may this user?", socket.display()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "fusewire")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(anyhow::Error::from_boxed)?;
+        let body = body.to_bytes();
+        if !status.is_success() {
+            bail!("{}", String::from_utf8_lossy(&body).trim());
+        }
+        Ok(serde_json::from_slice(&body)?)
+    };
+    tokio::time::timeout(ANSWER, asked).await.with_context(|| format!("{}: no answer within {ANSWER:?}", socket.display()))?
+}
+
+/// The same, for a command that asks once.
+pub(crate) fn ask_now(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(socket, method, path, body))
+}

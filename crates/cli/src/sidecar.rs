@@ -1,0 +1,72 @@
+use crate::{check, output};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use fusewire_model::World;
+use fusewire_model::yaml::parse;
+use fusewire_sidecar::Bound;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Run a sidecar: it takes an application's traffic in and out, over mTLS, through circuit breakers.
+///
+/// Its file has a `sidecar:` section. With `sidecar.control` everything else comes from the control plane; without it,
+/// the services, routes and policies in the same file are the whole world. SIGTERM drains within
+/// `sidecar.drain_timeout`; a second one ends it at once.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Files, or folders of *.yaml and *.yml, with one `sidecar:` section between them.
+    #[arg(long, required = true)]
+    config: Vec<PathBuf>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
+    output::log_to_stderr();
+    let parsed = match parse(&check::read(&arguments.config)?) {
+        Ok(parsed) => parsed,
+        Err(faults) => bail!("{} faults in the configuration:\n{}", faults.len(), check::lines(&faults).trim_end()),
+    };
+    let settings = parsed.sidecar.context(
+        "the file has no `sidecar:` section; it says who this sidecar is and where it listens, such as\n\
+         sidecar: {workload: web, outbound: [127.0.0.1:15001]}",
+    )?;
+    let world = World::new(parsed.mesh);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let running = fusewire_sidecar::run(settings, world, say, async {
+            let _ = stopped.await;
+        });
+        tokio::pin!(running);
+        let mut stop = Some(stop);
+        loop {
+            tokio::select! {
+                done = &mut running => return done.map_err(anyhow::Error::from),
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            match stop.take() {
+                Some(stop) => drop(stop.send(())),
+                None => bail!("stopped by a second signal, before the drain was over"),
+            }
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(bound: Bound) {
+    for address in &bound.outbound {
+        tracing::info!("outbound listens on {address}");
+    }
+    if let Some(address) = bound.inbound {
+        tracing::info!("inbound (mTLS) listens on {address}");
+    }
+    if let Some(address) = bound.admin {
+        tracing::info!("admin listens on {address}");
+    }
+    if let Some(socket) = &bound.socket {
+        tracing::info!("admin socket {}", socket.display());
+    }
+}
