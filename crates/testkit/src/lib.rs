@@ -1,1 +1,13 @@
+//! Pretends: real processes, scripted applications and bounded waits, for tests only.
+//!
+//! It decides how a test's processes live and die: each is killed with its handle, its output kept and shown when the
+//! test fails. It deliberately sleeps nowhere but in [`eventually`], which waits on a condition.
 
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+pub mod client;
+pub mod mesh;
+pub mod process;
+
+pub use mesh::Mesh;
+pub use process::{Process, eventually, free_port};

@@ -7,7 +7,7 @@ use super::held::{Held, IDLE};
 use super::saved;
 use crate::mesh::Mesh;
 use crate::trust;
-use fusewire_api::{WIRE_VERSIONS, answer_from_wire, kind_from_wire, kind_to_wire, resource_from_wire, target_to_wire, v1};
+use fusewire_api::{MAX_MESSAGE_BYTES, WIRE_VERSIONS, answer_from_wire, kind_from_wire, kind_to_wire, resource_from_wire, target_to_wire, v1};
 use fusewire_model::resource::{Key, Kind, Resource, Subscription};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl Control {
         let channel = trust::channel(&self.address, trust::control_client(&tls.identity)?).await?;
         let (up, requests) = mpsc::channel(QUEUE);
         up.send(request(Up::Hello(state.hello()))).await?;
-        let mut client = v1::config_client::ConfigClient::new(channel);
+        let mut client = v1::config_client::ConfigClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let mut down = client.stream(ReceiverStream::new(requests)).await?.into_inner();
         let mut housekeeping = interval(SAVE_EVERY);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,0 +1,143 @@
+//! A small HTTP client, and a scripted application, over hyper.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// An answer in memory.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// GET over a new HTTP/1.1 connection to 127.0.0.1:`port`, with `host`; at most 30 s.
+pub fn get(port: u16, host: &str, path: &str) -> std::io::Result<Answer> {
+    send(port, Request::get(path).header("host", host).body(Full::default()).unwrap())
+}
+
+/// Any request over a new HTTP/1.1 connection.
+pub fn send(port: u16, request: Request<Full<Bytes>>) -> std::io::Result<Answer> {
+    runtime().block_on(async {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let sent = one(stream, request);
+        tokio::time::timeout(Duration::from_secs(30), sent).await.map_err(std::io::Error::other)?
+    })
+}
+
+async fn one<S>(stream: S, request: Request<Full<Bytes>>) -> std::io::Result<Answer>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let other = std::io::Error::other::<hyper::Error>;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(other)?;
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await.map_err(other)?.into_parts();
+    let body = body.collect().await.map_err(other)?.to_bytes();
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+}
+
+/// GET over a Unix socket, as JSON; null where it does not answer.
+pub fn get_unix(socket: &Path, path: &str) -> Value {
+    let request = Request::get(path).header("host", "admin").body(Full::default()).unwrap();
+    let answered = runtime().block_on(async { one(tokio::net::UnixStream::connect(socket).await?, request).await });
+    answered.ok().and_then(|a| serde_json::from_slice(&a.body).ok()).unwrap_or(Value::Null)
+}
+
+/// An application on a thread of its own, HTTP/1.1 and h2c, that answers by `answer`; stops with the handle.
+#[derive(Debug)]
+pub struct App {
+    pub port: u16,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl App {
+    /// On `port`, or any where it is 0.
+    pub fn start<F>(port: u16, answer: F) -> Self
+    where
+        F: Fn(Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    {
+        let answer = Arc::new(answer);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let rt = runtime();
+            rt.block_on(async move {
+                let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+                tell.send(listener.local_addr().unwrap().port()).unwrap();
+                let accept = async {
+                    loop {
+                        let (stream, _) = listener.accept().await.unwrap();
+                        let answer = answer.clone();
+                        tokio::spawn(async move {
+                            let service = hyper::service::service_fn(move |r: Request<Incoming>| {
+                                let answer = answer.clone();
+                                async move {
+                                    let (head, body) = r.into_parts();
+                                    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                                    Ok::<_, Infallible>(answer(Request::from_parts(head, body)))
+                                }
+                            });
+                            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                                .serve_connection(TokioIo::new(stream), service)
+                                .await;
+                        });
+                    }
+                };
+                tokio::select! {
+                    () = accept => {}
+                    _ = stopped => {}
+                }
+            });
+            rt.shutdown_background();
+        });
+        let port = told.recv().unwrap();
+        Self { port, stop: Some(stop), thread: Some(thread) }
+    }
+    /// Answers 200 with `text`.
+    pub fn saying(port: u16, text: &'static str) -> Self {
+        Self::start(port, move |_| Response::new(Full::new(Bytes::from_static(text.as_bytes()))))
+    }
+    /// Answers with this status.
+    pub fn failing(port: u16, status: StatusCode) -> Self {
+        Self::start(port, move |_| {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = status;
+            response
+        })
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
