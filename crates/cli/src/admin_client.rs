@@ -32,11 +32,24 @@ pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Option<
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(anyhow::Error::from_boxed)?;
         let body = body.to_bytes();
         if !status.is_success() {
-            bail!("{}", String::from_utf8_lossy(&body).trim());
+            let said = serde_json::from_slice::<Value>(&body).ok().and_then(|v| v["error"].as_str().map(str::to_owned));
+            bail!("{}", said.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned()));
         }
         Ok(serde_json::from_slice(&body)?)
     };
     tokio::time::timeout(ANSWER, asked).await.with_context(|| format!("{}: no answer within {ANSWER:?}", socket.display()))?
+}
+
+/// The same, for up to three seconds while nobody answers there: right after `fusewire control &` it is just starting.
+pub(crate) fn ask_patiently(socket: &Path, method: &Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    let until = std::time::Instant::now() + Duration::from_secs(3);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        while tokio::net::UnixStream::connect(socket).await.is_err() && std::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        ask(socket, method.clone(), path, body).await
+    })
 }
 
 /// The same, for a command that asks once.

@@ -6,6 +6,7 @@ mod admin_client;
 mod breaker;
 mod check;
 mod control;
+mod demo;
 mod output;
 mod sidecar;
 mod status;
@@ -30,17 +31,27 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Control(control::Arguments),
     Sidecar(sidecar::Arguments),
     Check(check::Arguments),
     Status(status::Arguments),
     Breaker(breaker::Arguments),
     Token(token::Arguments),
+    /// An application of the demo.
+    #[command(hide = true)]
+    DemoApp(demo::app::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let is_app = matches!(arguments.command, Command::DemoApp(_)); // ends with its parent by itself, after tidying up
+    if !is_app && std::env::var_os(demo::process::EXIT_WITH_PARENT).is_some() {
+        demo::process::exit_with_parent(None);
+    }
     let done = match arguments.command {
+        Command::Demo(a) => demo::run(&a),
+        Command::DemoApp(a) => demo::app::run(a),
         Command::Control(a) => control::run(a),
         Command::Sidecar(a) => sidecar::run(a),
         Command::Check(a) => check::run(&a),

@@ -1,4 +1,4 @@
-use crate::admin_client::ask_now;
+use crate::admin_client::{ask_now, ask_patiently};
 use crate::output::{Output, table};
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let answer = match &arguments.command {
         Command::Create { workload, uses, ttl } => {
             let wish = json!({ "workload": workload, "uses": uses, "ttl_seconds": ttl.as_secs() });
-            ask_now(socket, Method::POST, "/tokens", Some(&wish))?
+            ask_patiently(socket, &Method::POST, "/tokens", Some(&wish))?
         }
         Command::List => ask_now(socket, Method::GET, "/tokens", None)?,
         Command::Revoke { id } => ask_now(socket, Method::DELETE, &format!("/tokens/{id}"), None)?,

@@ -23,11 +23,11 @@ mod session;
 mod shared;
 mod sidecars;
 mod sign;
-mod socket;
 mod status;
 
 use fusewire_identity::{AuthorityError, IdentityError, SignError};
 use fusewire_model::yaml::Fault;
+use fusewire_telemetry::admin::BindError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -75,10 +75,8 @@ pub enum ControlError {
     NoConfiguration,
     #[error("the data directory {path}: {source}: does it exist, and may this user write there?")]
     DataDir { path: PathBuf, source: std::io::Error },
-    #[error("a control plane already answers on {path}: stop it first, or give another --data-dir or --admin-socket")]
-    AlreadyRunning { path: PathBuf },
-    #[error("the admin socket {path}: {source}")]
-    AdminSocket { path: PathBuf, source: std::io::Error },
+    #[error("the admin socket {0}")]
+    AdminSocket(#[from] BindError),
     #[error(
         "cannot listen on {address}: {source}: is another control plane running, or is the address not this machine's?"
     )]

@@ -8,9 +8,9 @@
 use crate::configuration::{Judged, POLL, Watched};
 use crate::own::Own;
 use crate::shared::{Shared, lock, log_faults};
-use crate::socket::Socket;
 use crate::{ControlError, Settings, admin, grpc};
 use fusewire_identity::{Authority, TokenBook, UnixTime};
+use fusewire_telemetry::admin::{Listener, Socket, serve};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -45,6 +45,7 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         // whoever asked may have gone
         let _ = bound.send(address);
     }
+    let asked_of = shared.clone();
     let stop = StopOnDrop(&shared);
     let server = grpc::serve(shared.clone(), &own, listener);
     tokio::pin!(server);
@@ -54,7 +55,7 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         // these three do not end
         () = watch(&shared, watched) => {}
         () = own.renew(&shared, identity) => {}
-        () = admin::serve(&shared, &socket) => {}
+        () = serve(Listener::Unix(socket), move |asked| admin::answer(asked_of.clone(), asked)) => {}
     }
     tracing::info!("stopping");
     drop(stop);

@@ -23,6 +23,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SidecarError {
@@ -51,7 +52,7 @@ struct Sockets {
     outbound: Vec<(TcpListener, Outbound)>,
     inbound: Option<TcpListener>,
     admin: Option<tokio::net::TcpListener>,
-    unix: Option<(PathBuf, tokio::net::UnixListener)>,
+    unix: Option<endpoint::Socket>,
 }
 
 /// Runs until `stop` resolves and the drain is over. `world`: what the file itself configures, for a sidecar without a
@@ -85,12 +86,10 @@ pub async fn run(
     tokio::spawn(watch::run(mesh.clone()));
     let Sockets { outbound, inbound, admin, unix } = sockets;
     drop((outbound, inbound)); // the workers hold their own handles: a drain must be able to close the last
-    serve_admin(&mesh, admin, unix);
+    let served = serve_admin(&mesh, admin, unix);
     stop.await;
     drain(&mesh).await;
-    if let Some(path) = &mesh.settings.admin.socket {
-        let _ = std::fs::remove_file(path);
-    }
+    drop(served); // with the socket's file
     drop(workers);
     Ok(())
 }
@@ -125,7 +124,7 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         None => None,
     };
     let unix = match &settings.admin.socket {
-        Some(path) => Some((path.clone(), endpoint::bind_unix(path).await?)),
+        Some(path) => Some(endpoint::Socket::bind(path).await?),
         None => None,
     };
     Ok(Sockets { outbound, inbound, admin, unix })
@@ -136,7 +135,7 @@ fn addresses(sockets: &Sockets) -> Bound {
         outbound: sockets.outbound.iter().filter_map(|(l, _)| l.local_addr().ok()).collect(),
         inbound: sockets.inbound.as_ref().and_then(|l| l.local_addr().ok()),
         admin: sockets.admin.as_ref().and_then(|l| l.local_addr().ok()),
-        socket: sockets.unix.as_ref().map(|(path, _)| path.clone()),
+        socket: sockets.unix.as_ref().map(|s| s.path().to_owned()),
     }
 }
 
@@ -215,16 +214,18 @@ fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, Sidecar
 fn serve_admin(
     mesh: &Arc<Mesh>,
     tcp: Option<tokio::net::TcpListener>,
-    unix: Option<(PathBuf, tokio::net::UnixListener)>,
-) {
+    unix: Option<endpoint::Socket>,
+) -> JoinSet<()> {
     let listeners = tcp
         .map(|l| (endpoint::Listener::Tcp(l), Reveal::Health))
         .into_iter()
-        .chain(unix.map(|(_, l)| (endpoint::Listener::Unix(l), Reveal::All)));
+        .chain(unix.map(|s| (endpoint::Listener::Unix(s), Reveal::All)));
+    let mut served = JoinSet::new();
     for (listener, reveal) in listeners {
         let mesh = mesh.clone();
-        tokio::spawn(endpoint::serve(listener, move |asked| admin::answer(mesh.clone(), reveal, asked)));
+        served.spawn(endpoint::serve(listener, move |asked| admin::answer(mesh.clone(), reveal, asked)));
     }
+    served
 }
 
 /// Peers first, while our application can still call out to answer them; then the application. All within the deadline.

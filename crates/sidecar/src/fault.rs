@@ -83,6 +83,7 @@ impl Fault {
             | Fault::AllTried
             | Fault::Overloaded(_)
             | Fault::CallerGone
+           
             | Fault::Draining => Happening::Local,
             Fault::ConnectFailed(_) => Happening::ConnectRefused,
             Fault::AppUnreachable => Happening::AppUnreachable,

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,36 +61,76 @@ pub fn not_found(known: &str) -> Answer {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("{path}: another process serves this socket; stop it, or choose another path")]
+    #[error("{path}: another process serves this socket: stop it first, or choose another path")]
     Busy { path: PathBuf },
-    #[error("{path}: is not a socket, so it is left alone; remove it, or choose another path")]
+    #[error("{path}: a file that is not a socket is there: remove it, or choose another path")]
     NotASocket { path: PathBuf },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
 }
 
-/// A listening Unix socket, mode 0600. What a killed process left behind is replaced; a socket in use is not.
-pub async fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
-    let failed = |source| BindError::Io { path: path.into(), source };
-    if let Ok(known) = std::fs::symlink_metadata(path) {
-        if !known.file_type().is_socket() {
-            return Err(BindError::NotASocket { path: path.into() });
+/// A listening Unix socket that only its owner may use.
+///
+/// What a killed process left behind is replaced; a socket that somebody answers on is not. At the path there is never a
+/// socket that others may use: it is made beside, given its mode, and renamed.
+///
+/// # Drop behavior
+/// The file is removed, unless another process has put its own there since.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Socket {
+    pub async fn bind(path: &Path) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io { path: path.into(), source };
+        match std::fs::symlink_metadata(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+            Ok(known) if !known.file_type().is_socket() => return Err(BindError::NotASocket { path: path.into() }),
+            Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(BindError::Busy { path: path.into() }),
+            Ok(_) => tracing::info!(path = %path.display(), "replacing the socket of a process that was killed"),
         }
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(BindError::Busy { path: path.into() });
-        }
-        std::fs::remove_file(path).map_err(failed)?;
+        Self::replace(path).map_err(failed)
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
+
+    fn replace(path: &Path) -> io::Result<Self> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        match std::fs::remove_file(&beside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&beside)?;
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&beside, path)?;
+        Ok(Self { listener, path: path.to_owned(), inode: inode(path)? })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn inode(path: &Path) -> io::Result<u64> {
+    std::fs::symlink_metadata(path).map(|known| known.ino())
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|there| there == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// What connections are accepted from.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(Socket),
 }
 
 /// Serves until it is dropped; at most [`MAX_CONNECTIONS`] at once, bodies up to 64 KiB.
@@ -105,7 +145,7 @@ where
         let answer = answer.clone();
         let accepted = match &listener {
             Listener::Tcp(l) => l.accept().await.map(|(s, _)| tokio::spawn(one(s, answer, place))),
-            Listener::Unix(l) => l.accept().await.map(|(s, _)| tokio::spawn(one(s, answer, place))),
+            Listener::Unix(l) => l.listener.accept().await.map(|(s, _)| tokio::spawn(one(s, answer, place))),
         };
         if let Err(e) = accepted {
             tracing::warn!("an admin connection could not be accepted: {e}");

@@ -6,8 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 pub mod client;
+pub mod h2c;
 pub mod mesh;
+pub mod pair;
 pub mod process;
+pub mod raw;
 
 pub use mesh::Mesh;
+pub use pair::Pair;
 pub use process::{Process, eventually, free_port};

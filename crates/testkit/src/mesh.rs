@@ -87,6 +87,10 @@ impl Mesh {
     }
     /// The same, with more lines of its `sidecar:` section (each indented by two spaces).
     pub fn sidecar_with(&self, workload: &str, instance: &str, inbound: Option<u16>, more: &str) -> Sidecar {
+        self.sidecar_listening(workload, instance, inbound, "", more)
+    }
+    /// The same, with more outbound listeners: `, {listen: 127.0.0.1:1, service: echo, protocol: opaque}`.
+    pub fn sidecar_listening(&self, workload: &str, instance: &str, inbound: Option<u16>, listeners: &str, more: &str) -> Sidecar {
         let (outbound, admin) = (free_port(), free_port());
         let token = self.path(&format!("{workload}.token"));
         if !token.exists() {
@@ -94,7 +98,7 @@ impl Mesh {
         }
         let mut yaml = format!(
             "sidecar:\n  workload: {workload}\n  instance: {instance}\n  control: 127.0.0.1:{}\n  token_file: {}\n  \
-             data_dir: {}\n  outbound: [127.0.0.1:{outbound}]\n  admin: {{listen: 127.0.0.1:{admin}}}\n",
+             data_dir: {}\n  outbound: [127.0.0.1:{outbound}{listeners}]\n  admin: {{listen: 127.0.0.1:{admin}}}\n",
             self.control_port,
             token.display(),
             self.path(instance).display(),

@@ -61,7 +61,8 @@ impl Source {
     }
 
     fn mark_tests(&mut self) {
-        if self.crate_name().is_none() && !self.path.starts_with("xtask/src/") && !self.path.ends_with("/build.rs") {
+        let shipped = self.crate_name().is_some_and(|name| name != "testkit");
+        if !shipped && !self.path.starts_with("xtask/src/") && !self.path.ends_with("/build.rs") {
             self.lines.iter_mut().for_each(|line| line.test = true);
             return;
         }
@@ -270,7 +271,8 @@ mod tests {
     }
 
     #[test]
-    fn files_outside_src_are_tests() {
+    fn files_outside_src_and_the_testkit_are_tests() {
+        assert_eq!(Source::new("crates/testkit/src/lib.rs", "a();\n").shipped().count(), 0);
         assert_eq!(Source::new("tests/a.rs", "a();\n").shipped().count(), 0);
         assert_eq!(Source::new("crates/net/tests/it/main.rs", "a();\n").shipped().count(), 0);
         assert_eq!(Source::new("crates/api/build.rs", "a();\n").shipped().count(), 1);

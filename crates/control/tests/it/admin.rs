@@ -1,3 +1,4 @@
+use fusewire_telemetry::admin::BindError;
 use crate::harness::{Control, settings};
 use crate::wire::join;
 use fusewire_control::ControlError;
@@ -60,7 +61,7 @@ async fn a_second_control_plane_on_the_same_data_is_refused() {
     let control = Control::start("").await;
     let second = settings(&control.dir);
     let refused = fusewire_control::run(second, std::future::pending()).await.unwrap_err();
-    assert!(matches!(refused, ControlError::AlreadyRunning { .. }), "{refused}");
+    assert!(matches!(refused, ControlError::AdminSocket(BindError::Busy { .. })), "{refused}");
     assert_eq!(control.ask("GET", "/live", Value::Null).await.0, 200, "the first one goes on");
 }
 
@@ -82,6 +83,6 @@ async fn a_file_that_is_no_socket_is_not_overwritten() {
     std::fs::write(&precious, "data").unwrap();
     let path = precious.clone();
     let refused = Control::start_in(dir, |s| s.admin_socket = Some(path)).await.err().unwrap();
-    assert!(matches!(refused, ControlError::AdminSocket { .. }), "{refused}");
+    assert!(matches!(refused, ControlError::AdminSocket(BindError::NotASocket { .. })), "{refused}");
     // the folder has gone with the test's control plane; that it was refused is what counts
 }

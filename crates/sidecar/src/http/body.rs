@@ -80,12 +80,14 @@ impl Body for SendBody {
             return Poll::Ready(None);
         };
         *touched = true;
-        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
         flow.moved();
-        if let Some(Ok(data)) = frame.as_ref().map(|f| f.as_ref().map(Frame::data_ref))
-            && let Some(data) = data
-        {
-            flow.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if let Some(Ok(frame)) = &mut frame {
+            if let Some(data) = frame.data_ref() {
+                flow.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+            } else if let Some(trailers) = frame.trailers_mut() {
+                super::headers::strip_ours(trailers);
+            }
         }
         Poll::Ready(frame.map(|f| f.map_err(CallerBroke)))
     }

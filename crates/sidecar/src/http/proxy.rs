@@ -7,6 +7,7 @@ use super::outgoing::Outgoing;
 use super::serve::Connection;
 use super::{headers, reply};
 use crate::fault::Fault;
+use crate::mesh::Worker;
 use crate::snapshot::Target;
 use crate::upstream::instance::Instance;
 use crate::upstream::send::{Held, send};
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Instances that one unsent request is offered to.
@@ -62,58 +64,95 @@ struct Answer {
     response: Response<Incoming>,
     held: Held,
     attempt: Attempt<Instance>,
-    needs_grpc_status: bool,
+    judged: Judged,
 }
 
-/// Offers the request to one instance after another for as long as it is provably unsent.
+/// Offers the request to one instance after another for as long as it is provably unsent, or the instance was only on
+/// probation.
 async fn attempts(exchange: &mut Exchange, target: &Target, outgoing: &Outgoing) -> Result<Answer, Fault> {
     let worker = exchange.worker.clone();
-    let clock = worker.mesh.clock;
     let deadline = target.policy.timeout.request.map(|limit| Instant::now() + limit);
     let mut tried: Vec<usize> = Vec::new();
     let mut stale: Option<usize> = None;
-    let mut last = None;
+    // what the caller gets if nobody else can be asked
+    let mut so_far: Option<Result<Answer, Fault>> = None;
     loop {
         let wish = Wish { random: worker.random(), replayable: outgoing.replayable(), tried: &tried };
-        let mut attempt = match target.upstream.admit(&wish, clock.now()) {
+        let attempt = match target.upstream.admit(&wish, worker.mesh.clock.now()) {
             Ok(attempt) => attempt,
-            Err(fault) => return Err(last.unwrap_or(fault)),
-        };
-        exchange.attempted(&attempt);
-        let Some(request) = outgoing.build(attempt.member(), target.upstream.protocol) else {
-            return Err(last.unwrap_or(Fault::CallerGone));
-        };
-        let from_sidecar = attempt.member().key.sidecar.is_some();
-        if !from_sidecar && !target.allows_plain(exchange.direction) {
-            return Err(Fault::Denied("the instance has no identity, and the policy does not allow plain".into()));
-        }
-        let sending = send(&worker, attempt.member(), &target.policy, &target.upstream.metrics, request);
-        let sent = within(sending, deadline, outgoing, target).await;
-        let fault = match sent.and_then(|(r, held)| Ok((judge(exchange, &r, from_sidecar)?, r, held))) {
-            Ok((judged, response, held)) => {
-                attempt.answered(judged.outcome, clock.now());
-                if !(attempt.is_probe() && judged.outcome.is_failure() && outgoing.replayable()) {
-                    let needs_grpc_status = judged.needs_grpc_status;
-                    return Ok(Answer { response, held, attempt, needs_grpc_status });
-                }
-                Fault::Reset { reused: false, begun: true } // settled already; only tried elsewhere
-            }
-            Err(fault) => fault.seen_from(exchange.direction),
+            Err(fault) => return so_far.unwrap_or(Err(fault)),
         };
         let (index, probe) = (attempt.index(), attempt.is_probe() && outgoing.replayable());
-        let settled = matches!(fault, Fault::Reset { begun: true, .. });
-        attempt.end(if settled { Outcome::IGNORED } else { fault.blame() }, clock.now());
-        if !(fault.unsent() || probe) || exchange.attempts >= MAX_OFFERS {
-            return Err(fault);
+        let result = attempt_one(exchange, target, outgoing, deadline, attempt).await;
+        let elsewhere = match &result {
+            Ok(answer) => probe && answer.judged.outcome.is_failure(),
+            Err(fault) => probe || fault.unsent(),
+        };
+        if !elsewhere || exchange.attempts >= MAX_OFFERS {
+            return result;
         }
         target.upstream.metrics.redials.inc();
         // a connection that closed under us says nothing of its instance: that one is dialled anew, once
-        if matches!(fault, Fault::Unsent) && stale != Some(index) {
+        if matches!(result, Err(Fault::Unsent)) && stale != Some(index) {
             stale = Some(index);
         } else {
             tried.push(index);
         }
-        last = Some(fault);
+        so_far = Some(result);
+    }
+}
+
+/// One attempt, judged and told to the instance's breaker.
+async fn attempt_one(
+    exchange: &mut Exchange,
+    target: &Target,
+    outgoing: &Outgoing,
+    deadline: Option<Instant>,
+    attempt: Attempt<Instance>,
+) -> Result<Answer, Fault> {
+    let worker = exchange.worker.clone();
+    exchange.attempted(&attempt);
+    let instance = attempt.member().clone();
+    let from_sidecar = instance.key.sidecar.is_some();
+    if !from_sidecar && !target.allows_plain(exchange.direction) {
+        return Err(Fault::Denied("the instance has no identity, and the policy does not allow plain".into()));
+    }
+    // its body began to flow with an attempt that failed unsent: what came of it is lost
+    let request = outgoing.build(&instance, target.upstream.protocol).ok_or(Fault::CallerGone)?;
+    let sending = send(&worker, &instance, &target.policy, &target.upstream.metrics, request);
+    let mut waiting = Waiting { worker: &worker, attempt: Some(attempt), limit: target.policy.timeout.request };
+    let sent = within(sending, deadline, outgoing, target).await;
+    let mut attempt = waiting.attempt.take().ok_or(Fault::CallerGone)?;
+    match sent.and_then(|(response, held)| Ok((judge(exchange, &response, from_sidecar)?, response, held))) {
+        Ok((judged, response, held)) => {
+            attempt.answered(judged.outcome, worker.mesh.clock.now());
+            Ok(Answer { response, held, attempt, judged })
+        }
+        Err(fault) => {
+            let fault = fault.seen_from(exchange.direction);
+            exchange.settle(attempt, fault.blame());
+            Err(fault)
+        }
+    }
+}
+
+/// An attempt without an answer yet.
+///
+/// # Drop behavior
+/// Dropped with its attempt by a caller that left: how long that one had waited says whether it counts.
+struct Waiting<'a> {
+    worker: &'a Worker,
+    attempt: Option<Attempt<Instance>>,
+    limit: Option<Duration>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            let now = self.worker.mesh.clock.now();
+            let waited = now.since(attempt.started());
+            attempt.end(classify(Happening::ClientGone { waited, limit: self.limit }), now);
+        }
     }
 }
 
@@ -203,7 +242,7 @@ impl Answer {
     }
 
     fn stream(self, mut exchange: Box<Exchange>, target: &Target, outgoing: &Outgoing) -> Response<ReplyBody> {
-        let Answer { mut response, held, attempt, needs_grpc_status } = self;
+        let Answer { mut response, held, attempt, judged } = self;
         let from_sidecar = attempt.member().key.sidecar.is_some();
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields);
@@ -219,6 +258,7 @@ impl Answer {
         let (head, inner) = response.into_parts();
         let flow = outgoing.flow.clone();
         let idle = target.policy.timeout.idle.zip(flow.clone()).map(|(limit, flow)| IdleTimer::new(flow, limit));
+        let needs_grpc_status = judged.needs_grpc_status;
         reply::stream(head, Parts { inner, exchange, attempt, held, flow, idle, needs_grpc_status })
     }
 

@@ -5,7 +5,7 @@
 //! of the dial, with its own reason, and no request was ever at risk.
 
 use super::instance::Instance;
-use super::pool::{Found, H1, Lease};
+use super::pool::{APPLICATION_STREAMS, Found, H1, Lease, WIRE_STREAMS};
 use crate::fault::Fault;
 use crate::http::body::SendBody;
 use crate::mesh::{Mesh, Worker};
@@ -26,9 +26,11 @@ use tokio::net::TcpStream;
 /// HTTP/2 PING on connections between sidecars, so that a blackholed one is found.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// Flow-control windows: what a slow reader may make us hold, a stream and a connection.
-pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
-pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Flow control: what one stream may make us hold while its reader is slow.
+pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
+/// As much as all streams of a connection together ([`crate::http::serve::MAX_STREAMS`]), so that readers that stall can
+/// never stall another stream of the same connection.
+pub(crate) const CONNECTION_WINDOW: u32 = STREAM_WINDOW * crate::http::serve::MAX_STREAMS;
 
 /// A place on an HTTP/2 connection of this worker, dialled if there is none with room.
 pub(crate) async fn lease_h2(
@@ -38,8 +40,9 @@ pub(crate) async fn lease_h2(
     metrics: &Arc<ServiceMetrics>,
 ) -> Result<Lease, Fault> {
     let pool = instance.pool(worker.index);
+    let max_streams = if instance.key.sidecar.is_some() { WIRE_STREAMS } else { APPLICATION_STREAMS };
     loop {
-        let mut dial = match pool.lease_h2() {
+        let mut dial = match pool.lease_h2(max_streams) {
             Found::Ready(lease) => return Ok(lease),
             Found::Dialling(dial) => dial,
             Found::Dial(tell, dial) => {
@@ -89,7 +92,9 @@ pub(crate) async fn take_h1(
     let dial = async {
         let tcp = tcp(instance).await?;
         let (sender, connection) =
-            http1::handshake(TokioIo::new(tcp)).await.map_err(|_| Fault::Unsent)?;
+            http1::handshake(TokioIo::new(tcp))
+            .await
+            .map_err(|_| Fault::ConnectFailed(std::io::ErrorKind::Other))?;
         instance.node().connected(worker.mesh.clock.now());
         tokio::spawn(async move {
             let _ = connection.with_upgrades().await;
@@ -143,7 +148,7 @@ async fn secure(
     }
     let mut first = BytesMut::with_capacity(64);
     match stream.read_buf(&mut first).await {
-        Ok(0) => Err(Fault::Reset { reused: false, begun: false }),
+        Ok(0) => Err(Fault::ConnectFailed(std::io::ErrorKind::UnexpectedEof)),
         Ok(_) => Ok(Prefixed::new(first.freeze(), stream)),
         Err(e) => Err(tls_fault(&e, peer)),
     }
@@ -151,7 +156,7 @@ async fn secure(
 
 fn tls_fault(error: &std::io::Error, peer: &Sidecar) -> Fault {
     match refusal(error) {
-        None => Fault::Unsent, // a reset or an end within the handshake: nothing was sent, nobody proved anything
+        None => Fault::ConnectFailed(error.kind()), // a reset or an end within the handshake
         Some(Refusal::WrongIdentity { got, .. }) => {
             Fault::WrongIdentity { expected: peer.identity.to_string(), got: got.to_string() }
         }
@@ -173,7 +178,7 @@ where
         .max_send_buf_size(256 << 10)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|_| Fault::Unsent)?;
+        .map_err(|_| Fault::ConnectFailed(std::io::ErrorKind::Other))?;
     tokio::spawn(async move {
         let _ = connection.await;
     });

@@ -15,9 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Streams on one HTTP/2 connection before the next is dialled. Below the 100 that many servers allow (RFC 9113, 6.5.2,
-/// recommends no fewer).
-const MAX_STREAMS: u32 = 100;
+/// Streams on one HTTP/2 connection to an application before the next is dialled: what many servers allow (RFC 9113,
+/// 6.5.2, recommends no fewer).
+pub(crate) const APPLICATION_STREAMS: u32 = 100;
+/// The same to a peer's sidecar, which allows more: fewer connections mean fuller writes.
+pub(crate) const WIRE_STREAMS: u32 = 512;
 /// Idle HTTP/1.1 connections kept.
 const MAX_IDLE: usize = 256;
 /// An idle connection is closed after this; many applications close theirs at 60 s or more.
@@ -83,13 +85,10 @@ impl Pool {
 
     pub(crate) fn take_h1(&self) -> Option<H1> {
         let mut state = self.lock();
-        while let Some((connection, _)) = state.h1.pop() {
-            // not ready: its response was not read to the end, so it closes
-            if connection.is_ready() && !connection.is_closed() {
-                return Some(connection);
-            }
-        }
-        None
+        state.h1.retain(|(c, _)| !c.is_closed());
+        // not ready: its last response has been read, but its own task has not had its turn since
+        let warmest = state.h1.iter().rposition(|(c, _)| c.is_ready())?;
+        Some(state.h1.remove(warmest).0)
     }
 
     /// The response's end was reached; hyper makes the connection ready in the same turn.
@@ -104,10 +103,10 @@ impl Pool {
     }
 
     /// A place on a connection, or a dial to wait for, or the duty to dial.
-    pub(crate) fn lease_h2(&self) -> Found {
+    pub(crate) fn lease_h2(&self, max_streams: u32) -> Found {
         let mut state = self.lock();
         state.h2.retain(|c| !c.sender.is_closed());
-        if let Some(c) = state.h2.iter().find(|c| c.active.load(Ordering::Relaxed) < MAX_STREAMS) {
+        if let Some(c) = state.h2.iter().find(|c| c.active.load(Ordering::Relaxed) < max_streams) {
             c.active.fetch_add(1, Ordering::Relaxed);
             c.served.fetch_add(1, Ordering::Relaxed);
             return Found::Ready(Lease(c.clone()));

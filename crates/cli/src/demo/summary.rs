@@ -1,0 +1,65 @@
+//! What is said in the end: the client's numbers, and how to go on.
+
+use super::load::Seen;
+use super::schedule::Schedule;
+use super::town::inventory;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+pub(crate) struct Summary {
+    pub(crate) seen: Seen,
+    pub(crate) schedule: Schedule,
+    pub(crate) transitions: u64,
+    pub(crate) openings: u64,
+    pub(crate) sidecar_memory_kib: Option<u64>,
+    pub(crate) breakers: bool,
+    pub(crate) elapsed: Duration,
+}
+
+impl Summary {
+    pub(crate) fn json(&self) -> Value {
+        let faults: Vec<Value> = self
+            .schedule
+            .faults
+            .iter()
+            .map(|f| json!({ "kind": f.kind.word(), "instance": inventory(f.instance), "failed": f.failed }))
+            .collect();
+        json!({
+            "requests": self.seen.requests,
+            "failed": self.seen.failed,
+            "not_sent": self.seen.not_sent,
+            "faults": faults,
+            "failed_without_fault": self.schedule.unexplained,
+            "transitions": self.transitions,
+            "openings": self.openings,
+            "breakers": self.breakers,
+            "seconds": (self.elapsed.as_secs_f64() * 10.0).round() / 10.0,
+            "sidecar_memory_kib": self.sidecar_memory_kib,
+        })
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let Seen { requests, failed, not_sent } = self.seen;
+        let percent = 100.0 * failed as f64 / requests.max(1) as f64;
+        let with = if self.breakers { "with circuit breakers" } else { "WITHOUT circuit breakers" };
+        let seconds = self.elapsed.as_secs_f64();
+        let mut out = format!("{requests} requests in {seconds:.0}s {with}: {failed} failed for the client ({percent:.2}%)\n");
+        for f in &self.schedule.faults {
+            out += &format!("  fault {:<6} on {}: {:>4} failed\n", f.kind.word(), inventory(f.instance), f.failed);
+        }
+        if self.schedule.unexplained > 0 {
+            out += &format!("  without a fault: {} failed\n", self.schedule.unexplained);
+        }
+        if not_sent > 0 {
+            out += &format!("  {not_sent} more were not sent, because too many were waiting\n");
+        }
+        out += &format!("{} transitions of circuits, {} of them openings\n", self.transitions, self.openings);
+        if let Some(kib) = self.sidecar_memory_kib {
+            out += &format!("memory of a sidecar: {:.1} MiB on average\n", kib as f64 / 1024.0);
+        }
+        let other = if self.breakers { "fusewire demo --without-breakers" } else { "fusewire demo" };
+        out + &format!("compare: {other}\n\n{NEXT}")
+    }
+}
+
+const NEXT: &str = "PLACEHOLDER\n";
