@@ -37,7 +37,7 @@ pub struct Attempt<M: Member> {
 
 impl<M: Member> Attempt<M> {
     pub(crate) fn begin(set: Arc<InstanceSet<M>>, index: usize, permit: Permit, now: Time) -> Attempt<M> {
-        set.node(index).load.enter();
+        set.node(index).load.enter(now);
         Attempt { set, index, permit, started: now, answered: false, settled: false }
     }
 
@@ -66,6 +66,7 @@ impl<M: Member> Attempt<M> {
             return None;
         }
         self.answered = true;
+        self.set.node(self.index).load.heard(now);
         self.measure(outcome, now.since(self.started), now);
         if outcome.class != Class::Ok || self.permit.probe {
             return self.settle(outcome, now);
@@ -117,6 +118,6 @@ impl<M: Member> Drop for Attempt<M> {
         if !self.settled {
             self.set.give_back(self.index, self.permit);
         }
-        self.set.node(self.index).load.leave();
+        self.set.node(self.index).load.leave(self.answered);
     }
 }

@@ -1,8 +1,10 @@
 //! How busy and how slow an instance is, and how much of its share it may have yet.
 //!
 //! Peak EWMA: the estimate jumps up to a slow answer at once and forgets it over ten seconds, so that one stall is
-//! believed before its queue is long. The cost of an instance is `ewma x (in flight + 1) / weight`. It deliberately
-//! knows nothing of failures: the caller passes a failed attempt's sample already raised, because an instance that
+//! believed before its queue is long. The cost of an instance is `max(ewma, silence) x (in flight + 1) / weight`, where
+//! silence is how long it has let requests wait without answering any: a lower bound for the wait of the oldest, known
+//! long before its timeout is, so that an instance that hangs is avoided within milliseconds instead of after the first
+//! second of timeouts. An instance that answers others meanwhile is not silent. It deliberately knows nothing of failures: the caller passes a failed attempt's sample already raised, because an instance that
 //! fails fast must not look attractive.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -16,6 +18,10 @@ const NEVER: u64 = u64::MAX;
 
 pub(crate) struct Load {
     inflight: AtomicU32,
+    /// Attempts without an answer yet.
+    waiting: AtomicU32,
+    /// The last answer, or when the first of those that wait began, whichever is later.
+    silent_from: AtomicU64,
     /// `nanoseconds as f32 : 32 | millisecond of the last update : 32`; 0 while nothing has been measured.
     ewma: AtomicU64,
     /// When the slow start began.
@@ -24,15 +30,42 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new() -> Load {
-        Load { inflight: AtomicU32::new(0), ewma: AtomicU64::new(0), ramp_from: AtomicU64::new(NEVER) }
+        Load {
+            inflight: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            silent_from: AtomicU64::new(0),
+            ewma: AtomicU64::new(0),
+            ramp_from: AtomicU64::new(NEVER),
+        }
     }
 
-    pub(crate) fn enter(&self) {
+    pub(crate) fn enter(&self, now: Time) {
         self.inflight.fetch_add(1, Relaxed);
+        if self.waiting.fetch_add(1, Relaxed) == 0 {
+            self.silent_from.store(now.0, Relaxed);
+        }
     }
 
-    pub(crate) fn leave(&self) {
+    /// An attempt was answered.
+    pub(crate) fn heard(&self, now: Time) {
+        self.waiting.fetch_sub(1, Relaxed);
+        self.silent_from.store(now.0, Relaxed);
+    }
+
+    /// An attempt is over; `heard`: it had been answered.
+    pub(crate) fn leave(&self, heard: bool) {
+        if !heard {
+            self.waiting.fetch_sub(1, Relaxed);
+        }
         self.inflight.fetch_sub(1, Relaxed);
+    }
+
+    /// How long requests have waited here without any of them being answered, in nanoseconds.
+    pub(crate) fn silence(&self, now: Time) -> f32 {
+        if self.waiting.load(Relaxed) == 0 {
+            return 0.0;
+        }
+        nanos(now.since(Time(self.silent_from.load(Relaxed)))) as f32
     }
 
     pub(crate) fn inflight(&self) -> u32 {
@@ -146,6 +179,22 @@ mod tests {
         load.sample(ms(10), at(10_001));
         let mixed = load.estimate(at(10_001)).unwrap_or_default();
         assert!((mixed / 1e6 - (36.79 + 6.32)).abs() < 0.1, "{mixed}");
+    }
+
+    #[test]
+    fn silence_counts_from_the_last_answer_while_somebody_waits() {
+        let load = Load::new();
+        assert_eq!(load.silence(at(50)), 0.0);
+        load.enter(at(10));
+        load.enter(at(15));
+        assert_eq!(load.silence(at(30)), 20e6);
+        load.heard(at(40));
+        load.leave(true);
+        assert_eq!(load.silence(at(45)), 5e6, "the other still waits");
+        load.leave(false);
+        assert_eq!(load.silence(at(60)), 0.0);
+        load.enter(at(70));
+        assert_eq!(load.silence(at(71)), 1e6, "a quiet hour is no silence");
     }
 
     #[test]

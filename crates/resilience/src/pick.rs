@@ -119,7 +119,8 @@ impl<M: Member> InstanceSet<M> {
         };
         let cost = |index: usize, estimate: Option<f32>| {
             let queue = self.node(index).load.inflight() as f32 + 1.0;
-            estimate.unwrap_or(unknown) * queue / self.weight(index, now)
+            let expected = estimate.unwrap_or(unknown).max(self.node(index).load.silence(now));
+            expected * queue / self.weight(index, now)
         };
         if cost(b, second) < cost(a, first) { b } else { a }
     }
