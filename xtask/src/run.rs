@@ -6,28 +6,25 @@ use anyhow::{Context as _, Result};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
 /// A step that ran and failed. Its exit code becomes ours.
 #[derive(Debug)]
 pub(crate) struct StepFailed {
-    pub(crate) step: String,
-    pub(crate) code: Option<i32>,
+    step: String,
+    status: ExitStatus,
 }
 
 impl fmt::Display for StepFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.code {
-            Some(code) => write!(f, "{} failed (exit code {code}); its own output above says why", self.step),
-            None => write!(f, "{} was ended by a signal", self.step),
-        }
+        write!(f, "{} failed ({}); its own output above says why", self.step, self.status)
     }
 }
 
 impl std::error::Error for StepFailed {}
 
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let code = error.downcast_ref::<StepFailed>().and_then(|failed| failed.code);
+    let code = error.downcast_ref::<StepFailed>().and_then(|failed| failed.status.code());
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1))
 }
 
@@ -60,7 +57,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 pub(crate) fn step(name: &str, command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("{name}: cannot start {program}; is it installed?"))?;
-    if status.success() { Ok(()) } else { Err(StepFailed { step: name.to_owned(), code: status.code() }.into()) }
+    if status.success() { Ok(()) } else { Err(StepFailed { step: name.to_owned(), status }.into()) }
 }
 
 /// Whether a command ends well; its output is thrown away.

@@ -8,7 +8,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use std::convert::Infallible;
 use std::path::Path;
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -66,11 +68,13 @@ pub fn get_unix(socket: &Path, path: &str) -> Value {
     answered.ok().and_then(|a| serde_json::from_slice(&a.body).ok()).unwrap_or(Value::Null)
 }
 
-/// An application on a thread of its own, HTTP/1.1 and h2c, that answers by `answer`; stops with the handle.
+/// An application on a thread of its own, HTTP/1.1 and h2c, that answers by `answer`. Dropped, it is gone at once, as in a
+/// crash; [`App::leave`] is the other way.
 #[derive(Debug)]
 pub struct App {
     pub port: u16,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    /// False: at once; true: what runs is finished.
+    stop: Option<tokio::sync::oneshot::Sender<bool>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -80,37 +84,22 @@ impl App {
     where
         F: Fn(Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
     {
-        let answer = Arc::new(answer);
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
+        Self::start_async(port, move |request| std::future::ready(answer(request)))
+    }
+    /// The same, for answers that take their time.
+    pub fn start_async<F, R>(port: u16, answer: F) -> Self
+    where
+        F: Fn(Request<Bytes>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Full<Bytes>>> + Send,
+    {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
             let rt = runtime();
             rt.block_on(async move {
                 let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
                 tell.send(listener.local_addr().unwrap().port()).unwrap();
-                let accept = async {
-                    loop {
-                        let (stream, _) = listener.accept().await.unwrap();
-                        let answer = answer.clone();
-                        tokio::spawn(async move {
-                            let service = hyper::service::service_fn(move |r: Request<Incoming>| {
-                                let answer = answer.clone();
-                                async move {
-                                    let (head, body) = r.into_parts();
-                                    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-                                    Ok::<_, Infallible>(answer(Request::from_parts(head, body)))
-                                }
-                            });
-                            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                                .serve_connection(TokioIo::new(stream), service)
-                                .await;
-                        });
-                    }
-                };
-                tokio::select! {
-                    () = accept => {}
-                    _ = stopped => {}
-                }
+                app(listener, Arc::new(answer), stopped).await;
             });
             rt.shutdown_background();
         });
@@ -129,15 +118,82 @@ impl App {
             response
         })
     }
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
+    /// Takes no new connection, ends each with the answer that it is writing (idle ones at once), and returns when all
+    /// have ended: how a well-behaved server stops.
+    pub fn leave(mut self) {
+        self.end(true);
+    }
+    fn end(&mut self, gracefully: bool) {
         if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
+            let _ = stop.send(gracefully);
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
+
+async fn app<F, R>(listener: tokio::net::TcpListener, answer: Arc<F>, mut stopped: tokio::sync::oneshot::Receiver<bool>)
+where
+    F: Fn(Request<Bytes>) -> R + Send + Sync + 'static,
+    R: Future<Output = Response<Full<Bytes>>> + Send,
+{
+    let leaving = tokio::sync::watch::Sender::new(false);
+    let mut connections = tokio::task::JoinSet::new();
+    let gracefully = loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap().0,
+            gracefully = &mut stopped => break gracefully.unwrap_or(false),
+        };
+        let (answer, mut leave) = (answer.clone(), leaving.subscribe());
+        connections.spawn(async move {
+            let service = hyper::service::service_fn(move |r: Request<Incoming>| {
+                let answer = answer.clone();
+                async move {
+                    let (head, body) = r.into_parts();
+                    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                    Ok::<_, Infallible>(answer(Request::from_parts(head, body)).await)
+                }
+            });
+            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            let mut served = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
+            tokio::select! {
+                _ = &mut served => return,
+                _ = leave.wait_for(|l| *l) => served.as_mut().graceful_shutdown(),
+            }
+            let _ = served.await;
+        });
+    };
+    drop(listener);
+    if gracefully {
+        leaving.send_replace(true);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// Holds an application's answers back until it is opened.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<(tokio::sync::watch::Sender<bool>, AtomicUsize)>);
+
+impl Gate {
+    pub fn shut() -> Self {
+        Self(Arc::new((tokio::sync::watch::Sender::new(false), AtomicUsize::new(0))))
+    }
+    pub async fn pass(&self) {
+        self.0.1.fetch_add(1, Ordering::SeqCst);
+        let _ = self.0.0.subscribe().wait_for(|open| *open).await;
+    }
+    pub fn open(&self) {
+        self.0.0.send_replace(true);
+    }
+    /// How many have come to it so far.
+    pub fn reached(&self) -> usize {
+        self.0.1.load(Ordering::SeqCst)
     }
 }

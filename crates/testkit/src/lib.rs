@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod h2c;
+pub mod load;
 pub mod mesh;
 pub mod pair;
 pub mod process;

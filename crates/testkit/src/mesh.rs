@@ -39,6 +39,11 @@ impl Mesh {
         mesh.start_control(&[]);
         mesh
     }
+    /// A folder for sidecars, and no control plane.
+    pub fn without_control(binary: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("fusewire-test-").tempdir().unwrap();
+        Self { dir, binary: binary.into(), control_port: free_port(), control: None }
+    }
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -115,6 +120,19 @@ impl Mesh {
         sidecar.wait_ready();
         sidecar
     }
+    /// A sidecar by itself, not waited for: `section` is its `sidecar:` section (each line indented by two spaces) but for
+    /// what every one has, and `world` the rest of its file.
+    pub fn sidecar_alone(&self, instance: &str, inbound: Option<u16>, section: &str, world: &str) -> Sidecar {
+        let (outbound, admin) = (free_port(), free_port());
+        let inbound_line = inbound.map(|port| format!("  inbound: 127.0.0.1:{port}\n")).unwrap_or_default();
+        let yaml = format!(
+            "sidecar:\n  instance: {instance}\n  data_dir: {}\n  outbound: [127.0.0.1:{outbound}]\n  \
+             admin: {{listen: 127.0.0.1:{admin}}}\n  access_log: json\n{inbound_line}{section}{world}",
+            self.path(instance).display(),
+        );
+        std::fs::write(self.path(&format!("{instance}.yaml")), yaml).unwrap();
+        self.start(instance, outbound, inbound.unwrap_or(0), admin)
+    }
     fn start(&self, name: &str, outbound: u16, inbound: u16, admin: u16) -> Sidecar {
         let process = start_sidecar(&self.binary, self.dir.path(), name);
         Sidecar {
@@ -157,6 +175,12 @@ impl Sidecar {
         let all = self.socket("/breakers");
         let found = all["breakers"].as_array()?.iter().find(|b| b["instance"] == instance)?;
         found["circuit"].as_str().map(str::to_owned)
+    }
+    /// The circuit of one instance, whole, as `/breakers` shows it; null before the first request to its service.
+    pub fn breaker(&self, instance: &str) -> Value {
+        let all = self.socket("/breakers");
+        let found = all["breakers"].as_array().and_then(|all| all.iter().find(|b| b["instance"] == instance));
+        found.cloned().unwrap_or(Value::Null)
     }
     /// Starts it again after its end, on the same ports and data.
     pub fn restart(&mut self) {

@@ -62,6 +62,10 @@ impl Conn {
     pub fn writer(&self) -> TcpStream {
         self.stream().try_clone().unwrap()
     }
+    /// To read from as a stream, what is buffered first.
+    pub fn reader(&mut self) -> &mut (dyn Read + Send) {
+        &mut self.0
+    }
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_say(bytes).unwrap();
     }

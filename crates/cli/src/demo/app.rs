@@ -23,11 +23,16 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// What `GET /stats` looks back on.
 const LOOK_BACK: Duration = Duration::from_secs(1);
 /// Longer than any timeout of the mesh, so that the mesh decides.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What inventory takes for an answer: a query or two. With a few requests always under way at each instance, the
+/// balancer compares queues, as it does in production.
+const WORK: Duration = Duration::from_millis(20);
+const SPREAD_US: u64 = 20_000;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -83,11 +88,11 @@ pub(crate) struct Stats {
 
 struct App {
     next: Option<Client>,
+    fault: watch::Sender<Option<Kind>>,
     state: Mutex<State>,
 }
 
 struct State {
-    fault: Option<Kind>,
     /// Where the sequence of failures and working times is.
     random: u64,
     ended: VecDeque<(Instant, bool, Duration)>,
@@ -99,8 +104,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         (Some(address), Some(service)) => Some(Client::new(address, service)?),
         _ => None,
     };
-    let state = State { fault: None, random: arguments.seed, ended: VecDeque::new() };
-    let app = Arc::new(App { next, state: Mutex::new(state) });
+    let state = State { random: arguments.seed, ended: VecDeque::new() };
+    let app = Arc::new(App { next, fault: watch::Sender::new(None), state: Mutex::new(state) });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let address = arguments.listen;
@@ -123,13 +128,13 @@ impl App {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/fault") => {
                 let body = Limited::new(request.into_body(), 64).collect().await;
-                let fault = match body.as_ref().map(|b| b.clone().to_bytes()).as_deref() {
-                    Ok(b"errors") => Some(Kind::Errors),
-                    Ok(b"hang") => Some(Kind::Hang),
-                    Ok(b"none") => None,
+                let fault = match body.map(|b| b.to_bytes()).as_deref().unwrap_or_default() {
+                    b"errors" => Some(Kind::Errors),
+                    b"hang" => Some(Kind::Hang),
+                    b"none" => None,
                     _ => return plain(StatusCode::BAD_REQUEST, "errors, hang or none"),
                 };
-                self.state().fault = fault;
+                self.fault.send_replace(fault);
                 plain(StatusCode::OK, "")
             }
             (&Method::GET, "/stats") => {
@@ -149,25 +154,30 @@ impl App {
     }
 
     async fn work(&self) -> StatusCode {
-        let (fault, random) = self.draw();
+        let random = self.draw();
+        let fault = *self.fault.borrow();
         match fault {
-            Some(Kind::Hang) => std::future::pending().await,
+            Some(Kind::Hang) => {
+                // as a process that was stopped and goes on: what is still waited for is answered then
+                let _ = self.fault.subscribe().wait_for(|fault| *fault != Some(Kind::Hang)).await;
+                StatusCode::OK
+            }
             Some(Kind::Errors) if random & 1 == 0 => StatusCode::INTERNAL_SERVER_ERROR,
             _ => {
-                tokio::time::sleep(Duration::from_micros(3_000 + (random >> 8) % 4_000)).await;
+                tokio::time::sleep(WORK + Duration::from_micros((random >> 8) % SPREAD_US)).await;
                 StatusCode::OK
             }
         }
     }
 
-    /// The fault and the next number of a sequence that is the same in every run (splitmix64).
-    fn draw(&self) -> (Option<Kind>, u64) {
+    /// The next number of a sequence that is the same in every run (splitmix64).
+    fn draw(&self) -> u64 {
         let mut state = self.state();
         state.random = state.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (state.fault, z ^ (z >> 31))
+        z ^ (z >> 31)
     }
 
     fn stats(&self) -> Stats {

@@ -39,17 +39,17 @@ fn words(event: &Value) -> String {
         "open" => {
             let (total, hard, soft) = (number("total"), number("hard"), number("soft"));
             let why = match text("reason") {
-                "rate" => format!("rate: {hard} of the last {total} failed"),
-                "consecutive" => format!("consecutive failures; {hard} of the last {total}"),
-                "unresponsive" => format!("unresponsive: {soft} without an answer while its peers answer"),
+                "rate" => format!("rate: {hard} of {total} failed"),
+                "consecutive" => format!("consecutive: {hard} of {total} failed"),
+                "unresponsive" => format!("unresponsive: {soft} of {total} unanswered"),
                 "probe_failed" => "the probe failed".to_owned(),
-                "probe_lost" => "the probe was not answered".to_owned(),
+                "probe_lost" => "the probe got no answer".to_owned(),
                 other => other.to_owned(),
             };
             format!("circuit open: {instance} ({why}), next probe in {:.1}s", number("open_ms") as f64 / 1e3)
         }
         "half-open" => {
-            format!("probe: {instance} is tried with single requests; {} good ones close it", number("probes_needed"))
+            format!("probe: {instance} gets single requests; {} good ones close its circuit", number("probes_needed"))
         }
         "closed" => format!("circuit closed: {instance} ({}), its share grows again", text("reason")),
         other => format!("circuit {other}: {instance}"),
@@ -64,6 +64,6 @@ mod tests {
     #[test]
     fn an_opening_says_why_and_until_when() {
         let event = json!({"to": "open", "instance": "inventory-2", "reason": "rate", "hard": 11, "total": 50, "open_ms": 2100});
-        assert_eq!(words(&event), "circuit open: inventory-2 (rate: 11 of the last 50 failed), next probe in 2.1s");
+        assert_eq!(words(&event), "circuit open: inventory-2 (rate: 11 of 50 failed), next probe in 2.1s");
     }
 }

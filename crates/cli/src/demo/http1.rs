@@ -46,8 +46,11 @@ impl Client {
                     self.keep(sender);
                     return Ok((status, body));
                 }
-                Err(mut unsent) if unsent.take_message().is_some() => {}
-                Err(broken) => return Err(broken.into_error().into()),
+                Err(mut e) => {
+                    if e.take_message().is_none() {
+                        return Err(e.into_error().into());
+                    }
+                }
             }
         }
         bail!("{}: every connection closes at once", self.address)

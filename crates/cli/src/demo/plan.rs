@@ -105,14 +105,15 @@ policies:
   inventory:
     breaker:
       instance:
-        # 200 requests a second over four instances fill a second with some 50 calls each: a short window sees half of
-        # them fail within tenths of a second, where ten seconds of healthy history would dilute them.
-        window: 1s
-        min_calls: 10
+        # 200 requests a second over four instances are some 25 calls of each in half a second: a short window sees half
+        # of them fail within tenths of a second, where ten seconds of healthy history would dilute them.
+        window: 500ms
+        # The balancer, too, turns away from an instance that fails, and then half a second holds few calls of it.
+        min_calls: 5
         # Low is safe here: an instance must also stand out among its peers.
         failure_rate: 20
         # So short that a recovery is seen within the demo; the defaults, 5s and 60s, are meant for production.
-        open: {base: 2s, max: 3s}
+        open: {base: 2s, max: 3s, jitter: 10}
         slow_start: 2s
         # An instance that hangs fails nothing, it only keeps: two requests without an answer are enough while its peers
         # answer hundreds.

@@ -1,6 +1,6 @@
 //! How the demo is shown: redrawn in place on a terminal, line by line elsewhere, on standard error beside JSON.
 //!
-//! On a terminal one block of at most 20 lines of 79 columns is redrawn, so that it fits the smallest usual window;
+//! On a terminal one block of at most 18 lines of 79 columns is redrawn, so that it fits the smallest usual window;
 //! elsewhere there are no escape codes.
 
 use super::load::Recent;
@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::time::Duration;
 
+/// Of a line; what is longer is cut, since a line that wraps would spoil the redrawing.
 const WIDTH: usize = 79;
 /// Lines under the table.
 const EVENTS: usize = 10;
@@ -82,8 +83,7 @@ impl Screen {
         match self.how {
             How::Aside => Ok(()),
             How::Lines => {
-                lines[0] += &format!("   ({:.0}s; the second before, measured in the", at.as_secs_f64());
-                lines[0] += " applications and by the client)";
+                lines[0] += &format!("   at {:.0}s, of the second before, measured by the apps and the client", at.as_secs_f64());
                 self.say(&lines.join("\n"))
             }
             How::Live { .. } => {

@@ -58,8 +58,27 @@ impl Summary {
             out += &format!("memory of a sidecar: {:.1} MiB on average\n", kib as f64 / 1024.0);
         }
         let other = if self.breakers { "fusewire demo --without-breakers" } else { "fusewire demo" };
-        out + &format!("compare: {other}\n\n{NEXT}")
+        out + &format!("compare: {other}\n\n{}", next())
     }
 }
 
-const NEXT: &str = "PLACEHOLDER\n";
+/// Commands to paste, with the folder that this program lies in first on the path.
+fn next() -> String {
+    let program = std::env::current_exe().ok();
+    let folder = program.as_deref().and_then(std::path::Path::parent).map(|p| p.display().to_string());
+    NEXT.replace("{folder}", folder.as_deref().unwrap_or("."))
+}
+
+const NEXT: &str = r#"Mesh a program of your own: paste this into a shell. README.md explains it and goes on.
+
+  export PATH="{folder}:$PATH" && cd "$(mktemp -d)"
+  python3 -m http.server 8101 --bind 127.0.0.1 >/dev/null 2>&1 &
+  echo 'services: {files: {instances: [{id: files-1, address: "127.0.0.1:8101", sidecar: "127.0.0.1:8201"}]}}' > mesh.yaml
+  fusewire control --config mesh.yaml & sleep 1
+  fusewire token create files > token
+  echo 'sidecar: {workload: files, instance: files-1, control: "127.0.0.1:15010", token_file: token,
+    data_dir: data, inbound: "127.0.0.1:8201", outbound: "127.0.0.1:8300"}' > sidecar.yaml
+  fusewire sidecar --config sidecar.yaml &
+  curl --retry 5 --retry-connrefused -H 'Host: files' http://127.0.0.1:8300/
+  fusewire breaker list --socket data/sidecar.sock; kill $(jobs -p)
+"#;

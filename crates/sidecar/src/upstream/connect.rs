@@ -121,9 +121,9 @@ async fn dial_h2(mesh: &Arc<Mesh>, instance: &Instance) -> Result<http2::SendReq
         Ok(stream) => handshake(stream).await,
         Err(fault) => {
             let cause = match &fault {
-                Fault::WrongIdentity { .. } => "wrong_identity",
-                Fault::OwnIdentity(_) => "own_identity",
-                _ => "peer_refused",
+                Fault::WrongIdentity { .. } => "wrong-identity",
+                Fault::OwnIdentity(_) => "own-identity",
+                _ => "peer-refused",
             };
             mesh.metrics.tls_refused(Direction::Outbound, cause);
             Err(fault)
