@@ -30,7 +30,8 @@ impl Mark {
 
     /// Processes and files that carry the mark.
     fn left(&self) -> Vec<String> {
-        let marked = |path: &Path| std::fs::read(path).is_ok_and(|b| contains(&b, self.0.as_os_str().as_encoded_bytes()));
+        let mark = self.0.as_os_str().as_encoded_bytes();
+        let marked = |path: &Path| std::fs::read(path).is_ok_and(|b| contains(&b, mark));
         let processes = std::fs::read_dir("/proc").unwrap().filter_map(|e| Some(e.ok()?.path()));
         let processes = processes.filter(|p| marked(&p.join("cmdline")) || marked(&p.join("environ")));
         let files = std::fs::read_dir(&self.0).unwrap().filter_map(|e| Some(e.ok()?.path()));

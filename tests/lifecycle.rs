@@ -45,15 +45,18 @@ impl Fleet {
         let ports: Vec<u16> = apps.iter().flatten().map(|app| app.port).collect();
         let inbound: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let mut yaml = String::from(
-            "policies:\n  shop:\n    breaker: {instance: {open: {base: 200ms, max: 400ms}, slow_start: 0s}}\nservices:\n  shop:\n    \
+            "policies:\n  shop:\n    breaker: {instance: {consecutive: 3, open: {base: 200ms, max: 400ms}, slow_start: 0s}}\nservices:\n  shop:\n    \
              policy: shop\n    allow: [web]\n    instances:\n",
         );
         for (n, (port, inbound)) in ports.iter().zip(&inbound).enumerate() {
             yaml += &format!("      - {{id: shop-{n}, address: 127.0.0.1:{port}, sidecar: 127.0.0.1:{inbound}}}\n");
         }
         let mesh = Mesh::new(FUSEWIRE, &yaml);
-        let shops: Vec<Sidecar> =
-            inbound.iter().enumerate().map(|(n, port)| mesh.sidecar("shop", &format!("shop-{n}"), Some(*port))).collect();
+        let shops: Vec<Sidecar> = inbound
+            .iter()
+            .enumerate()
+            .map(|(n, port)| mesh.sidecar("shop", &format!("shop-{n}"), Some(*port)))
+            .collect();
         let web = mesh.sidecar("web", "web-1", None);
         let fleet = Self { web, shops, apps, ports, asked, _mesh: mesh };
         eventually("every instance is asked", || {
@@ -104,7 +107,10 @@ fn no_failures(load: Load) {
 fn traffic_goes_on_without_the_control_plane_and_a_change_arrives_after_its_return() {
     let app = App::start(0, |r: Request<Bytes>| Response::new(Full::new(r.into_body())));
     let yaml = |name: &str| {
-        format!("policies:\n  default: {{plain: allow}}\nservices:\n  shop: {{instances: [\"127.0.0.1:{0}\"]}}\n  {name}: {{instances: [\"127.0.0.1:{0}\"]}}\n", app.port)
+        format!(
+            "policies:\n  default: {{plain: allow}}\nservices:\n  shop: {{instances: [\"127.0.0.1:{0}\"]}}\n  {name}: {{instances: [\"127.0.0.1:{0}\"]}}\n",
+            app.port
+        )
     };
     let mut mesh = Mesh::new(FUSEWIRE, &yaml("cart"));
     let web = mesh.sidecar("web", "web-1", None);
@@ -153,7 +159,10 @@ fn sidecars_that_restart_while_the_control_plane_is_away_serve_from_disk() {
 fn a_sidecar_that_stands_still_holds_back_no_other() {
     let app = App::saying(0, "hello");
     let yaml = |name: &str| {
-        format!("policies:\n  default: {{plain: allow}}\nservices:\n  {name}: {{instances: [\"127.0.0.1:{}\"]}}\n", app.port)
+        format!(
+            "policies:\n  default: {{plain: allow}}\nservices:\n  {name}: {{instances: [\"127.0.0.1:{}\"]}}\n",
+            app.port
+        )
     };
     let mesh = Mesh::new(FUSEWIRE, &yaml("shop"));
     let (still, quick) = (mesh.sidecar("web", "web-1", None), mesh.sidecar("web", "web-2", None));
@@ -177,59 +186,55 @@ fn a_sidecar_that_stands_still_holds_back_no_other() {
 
 // -- instances
 
-/// 60 requests, one after the other, GET and POST in turn.
-#[track_caller]
-fn all_good(fleet: &Fleet) {
-    for n in 0..60 {
-        let request = if n % 2 == 0 { a_get(n) } else { a_post(n) };
-        let answer = send(fleet.web.outbound, request).unwrap();
-        let detail = answer.header("fusewire-detail");
-        assert_eq!(answer.status, 200, "request {n}: {:?} {detail:?}", answer.header("fusewire-reason"));
-    }
+/// GET and POST in turn.
+fn mixed(n: usize) -> Request<Full<Bytes>> {
+    if n % 2 == 0 { a_get(n) } else { a_post(n) }
 }
 
-#[track_caller]
-fn opened(fleet: &Fleet, instance: &str) {
-    let events = fleet.web.socket("/breakers/events");
-    let all = events.as_array().unwrap();
-    let found = all.iter().find(|e| e["instance"] == instance && e["to"] == "open" && e["from"] == "closed");
-    let event = found.unwrap_or_else(|| panic!("{instance}'s circuit did not open: {events:#}"));
-    assert_eq!(event["reason"], "consecutive", "{event:#}");
-    assert!(event["hard"].as_u64() >= Some(5), "{event:#}");
+/// `crash`, under load: no request fails, the circuit opens on evidence of connecting alone, and closes after the return.
+fn crash_and_return(crash: fn(&mut Fleet), back: fn(&mut Fleet)) {
+    let mut fleet = Fleet::new();
+    crash(&mut fleet);
+    let load = load(&fleet.web, mixed);
+    let mut event = Value::Null;
+    eventually("the circuit opens", || {
+        let events = fleet.web.socket("/breakers/events");
+        let opened = |e: &&Value| e["instance"] == "shop-1" && e["from"] == "closed" && e["to"] == "open";
+        event = events.as_array().and_then(|all| all.iter().find(opened).cloned()).unwrap_or_default();
+        !event.is_null()
+    });
+    assert_eq!((&event["reason"], &event["soft"]), (&"consecutive".into(), &0.into()), "{event:#}");
+    assert!(event["hard"].as_u64() >= Some(3), "{event:#}");
+    back(&mut fleet);
+    fleet.is_asked_again(1);
+    no_failures(load);
 }
 
 #[test]
 fn an_application_that_crashes_behind_its_sidecar_fails_no_request_and_is_used_again_after_its_return() {
-    let mut fleet = Fleet::new();
-    fleet.apps[1] = None;
-    all_good(&fleet);
-    opened(&fleet, "shop-1");
-    fleet.start_app(1);
-    let load = load(&fleet.web, a_get);
-    fleet.is_asked_again(1);
-    no_failures(load);
+    crash_and_return(|fleet| fleet.apps[1] = None, |fleet| fleet.start_app(1));
 }
 
 #[test]
 fn an_instance_that_crashes_with_its_sidecar_fails_no_request_and_is_used_again_after_its_return() {
-    let mut fleet = Fleet::new();
-    fleet.apps[1] = None;
-    fleet.shops[1].process.kill();
-    all_good(&fleet);
-    opened(&fleet, "shop-1");
-    fleet.start_app(1);
-    fleet.shops[1].restart();
-    let load = load(&fleet.web, a_get);
-    fleet.is_asked_again(1);
-    no_failures(load);
+    crash_and_return(
+        |fleet| {
+            fleet.apps[1] = None;
+            fleet.shops[1].process.kill();
+        },
+        |fleet| {
+            fleet.start_app(1);
+            fleet.shops[1].restart();
+        },
+    );
 }
 
-/// One after another, each application leaves as a well-behaved server does, its sidecar is told to end, both return.
-fn rolling_restart(make: fn(usize) -> Request<Full<Bytes>>) {
+/// One after another, each application leaves, its sidecar is told to end, both return.
+fn rolling_restart(make: fn(usize) -> Request<Full<Bytes>>, leave: fn(App)) {
     let mut fleet = Fleet::new();
     let load = load(&fleet.web, make);
     for n in 0..3 {
-        fleet.apps[n].take().unwrap().leave();
+        leave(fleet.apps[n].take().unwrap());
         let status = fleet.shops[n].process.stop();
         assert!(status.success(), "shop-{n}'s sidecar: {status}");
         fleet.start_app(n);
@@ -241,19 +246,21 @@ fn rolling_restart(make: fn(usize) -> Request<Full<Bytes>>) {
 }
 
 #[test]
-fn a_rolling_restart_of_instances_fails_no_get() {
-    rolling_restart(a_get);
+fn a_rolling_restart_of_instances_fails_no_get_even_if_applications_close_idle_connections_at_once() {
+    rolling_restart(a_get, App::leave_in_haste);
 }
 
+/// A request that is on its way when its connection is closed may have been processed: only GETs and the like are sent
+/// again then. So an application that wants to lose no POST says `connection: close` before it closes.
 #[test]
 fn a_rolling_restart_of_instances_fails_no_post() {
-    rolling_restart(a_post);
+    rolling_restart(a_post, App::leave);
 }
 
 #[test]
 fn a_rolling_restart_of_sidecars_alone_fails_no_request() {
     let mut fleet = Fleet::new();
-    let load = load(&fleet.web, |n| if n % 2 == 0 { a_get(n) } else { a_post(n) });
+    let load = load(&fleet.web, mixed);
     for n in 0..3 {
         let status = fleet.shops[n].process.stop();
         assert!(status.success(), "shop-{n}'s sidecar: {status}");
@@ -262,6 +269,17 @@ fn a_rolling_restart_of_sidecars_alone_fails_no_request() {
         fleet.is_asked_again(n);
     }
     no_failures(load);
+}
+
+#[test]
+fn a_body_too_large_to_be_sent_again_fails_with_the_reason_why_it_was_not_taken() {
+    let pair = Pair::new(FUSEWIRE, free_port());
+    for size in [10, 100 << 10] {
+        let body = Full::new(Bytes::from(vec![b'x'; size]));
+        let request = Request::post("/").header("host", "shop").body(body).unwrap();
+        let answer = send(pair.port(), request).unwrap();
+        assert_eq!((answer.status, answer.header("fusewire-reason")), (503, Some("app-unreachable")), "{size} bytes");
+    }
 }
 
 // -- the drain
@@ -291,8 +309,10 @@ impl Held {
     fn new(section: &str) -> Self {
         let gate = Gate::shut();
         let app = holding(&gate);
-        let world =
-            format!("policies:\n  default: {{plain: allow}}\nservices:\n  shop: {{instances: [\"127.0.0.1:{}\"]}}\n", app.port);
+        let world = format!(
+            "policies:\n  default: {{plain: allow}}\nservices:\n  shop: {{instances: [\"127.0.0.1:{}\"]}}\n",
+            app.port
+        );
         let mesh = Mesh::without_control(FUSEWIRE);
         let web = mesh.sidecar_alone("web-1", None, &format!("  workload: web\n{section}"), &world);
         web.wait_ready();
@@ -429,8 +449,20 @@ fn every_request_writes_one_line_of_json_at_either_end_with_the_documented_field
 
     let out = pair.logged(&pair.web, "/orders");
     let wanted = [
-        "time", "direction", "protocol", "method", "authority", "path", "status", "service", "instance", "attempts",
-        "first_byte_us", "duration_us", "bytes_in", "bytes_out",
+        "time",
+        "direction",
+        "protocol",
+        "method",
+        "authority",
+        "path",
+        "status",
+        "service",
+        "instance",
+        "attempts",
+        "first_byte_us",
+        "duration_us",
+        "bytes_in",
+        "bytes_out",
     ];
     assert_eq!(fields(&out), wanted);
     let of = |line: &Value, names: &[&str]| -> Vec<Value> { names.iter().map(|n| line[*n].clone()).collect() };

@@ -1,8 +1,8 @@
 //! `fusewire demo`: a whole mesh on this machine, made ill in two ways, and what its client saw of that.
 //!
 //! It decides what is shown and when an instance falls ill. It deliberately takes no short cut through the mesh: the
-//! control plane, the sidecars and the applications are real processes that speak mTLS with each other, and every number
-//! is one that the client or an application measured. No failure is retried here or left out of the count.
+//! control plane, the sidecars and the applications are real processes that speak mTLS with each other, and every
+//! number is one that the client or an application measured. No failure is retried here or left out of the count.
 //!
 //! Invariant: whatever ends it, nothing stays behind. Children end with their standard input (`process`), and the
 //! folder goes with [`process::Scratch`], or with the last application when this process was killed.
@@ -31,11 +31,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use town::Town;
 
-/// Watch circuit breakers at work: a mesh of six services' instances on this machine, two of which fall ill.
+/// Watch circuit breakers at work: a small shop of six programs on this machine, two of which fall ill.
 ///
 /// A client calls web, which calls catalog, which calls one of four inventory instances; all through sidecars, over
-/// mTLS, on loopback. One inventory instance begins to fail half of its requests, later another one hangs. Needs neither
-/// root nor network, and leaves nothing behind. Runs until Ctrl-C, and then says what the client saw.
+/// mTLS, on loopback. One inventory instance begins to fail half of its requests, later another one hangs. Needs
+/// neither root nor network, and leaves nothing behind. Runs until Ctrl-C, and then says what the client saw.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// End by itself after this many seconds of traffic. Below 34, both faults are fitted into them.

@@ -197,14 +197,14 @@ impl HeaderMatch {
 }
 
 impl Rule {
-    /// The backend that `random` (uniform over u64) falls on, in proportion to the weights.
-    pub fn backend(&self, random: u64) -> Option<&Backend> {
-        if let [only] = self.backends.as_slice() {
-            return Some(only);
+    /// The index of the backend that `random` (uniform over u64) falls on, in proportion to the weights.
+    pub fn backend(&self, random: u64) -> Option<usize> {
+        if self.backends.len() == 1 {
+            return Some(0);
         }
         let total: u64 = self.backends.iter().map(|b| u64::from(b.weight)).sum();
         let mut left = random.checked_rem(total)?;
-        self.backends.iter().find(|b| {
+        self.backends.iter().position(|b| {
             let weight = u64::from(b.weight);
             let hit = left < weight;
             left = left.saturating_sub(weight);
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn backends_are_chosen_in_proportion_to_their_weights() {
         let rule = rule("r", Match::default(), &[("a", 0), ("b", 90), ("c", 0), ("d", 10), ("e", 0)]);
-        let chosen = |random| rule.backend(random).map(|b| b.service.to_string());
+        let chosen = |random| rule.backend(random).map(|b| rule.backends[b].service.to_string());
         let count = |name: &str| (0..1_000).filter(|random| chosen(*random).as_deref() == Some(name)).count();
         assert_eq!([count("a"), count("b"), count("c"), count("d"), count("e")], [0, 900, 0, 100, 0]);
         assert!(chosen(u64::MAX).is_some());

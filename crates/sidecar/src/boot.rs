@@ -91,6 +91,9 @@ pub async fn run(
     drain(&mesh).await;
     drop(served); // with the socket's file
     drop(workers);
+    if let Some(log) = &mesh.access_log {
+        log.flush();
+    }
     Ok(())
 }
 
@@ -234,14 +237,16 @@ async fn drain(mesh: &Mesh) {
     let left = || (mesh.inbound_drain.open(), mesh.outbound_drain.open());
     let (inbound, outbound) = left();
     tracing::info!(inbound, outbound, "draining, at most {limit:?}");
+    // what the application still calls gets its share of the time, even while a peer's stream goes on
+    let inbound_only = limit - (limit / 3).min(Duration::from_secs(5));
     let both = async {
         mesh.inbound_drain.begin();
-        mesh.inbound_drain.finished().await;
+        let _ = tokio::time::timeout(inbound_only, mesh.inbound_drain.finished()).await;
         mesh.outbound_drain.begin();
         mesh.outbound_drain.finished().await;
+        mesh.inbound_drain.finished().await;
     };
     if tokio::time::timeout(limit, both).await.is_err() {
-        mesh.outbound_drain.begin();
         let (inbound, outbound) = left();
         tracing::warn!(inbound, outbound, "the drain's time is over: what is left is cut");
     }

@@ -22,6 +22,10 @@ pub(crate) enum Fault {
     AllTried,
     ConnectFailed(std::io::ErrorKind),
     ConnectTimeout,
+    /// The instance has no identity, and the policy does not allow to speak in clear.
+    PlainDenied,
+    /// The peer's sidecar is at its limit and has not processed the request.
+    PeerOverloaded,
     /// The inbound sidecar's own application refused the connection.
     AppUnreachable,
     /// The peer's certificate is not to be trusted.
@@ -29,8 +33,6 @@ pub(crate) enum Fault {
     /// The peer refused our certificate, or we have none.
     OwnIdentity(String),
     WrongIdentity { expected: String, got: String },
-    /// A bound of ours was reached before the request was sent.
-    Overloaded(&'static str),
     /// The connection closed before a byte of the request was written, or the peer said that it did not process it.
     Unsent,
     /// The connection broke with the request on it. `reused`: it had served another before; `begun`: response headers had come.
@@ -45,17 +47,18 @@ pub(crate) enum Fault {
 impl Fault {
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Fault::NoRoute | Fault::DiscoveryTimeout => Reason::NoRoute,
-            Fault::Denied(_) => Reason::Denied,
+            Fault::NoRoute => Reason::NoRoute,
+            Fault::Denied(_) | Fault::PlainDenied => Reason::Denied,
             Fault::BadRequest(_) => Reason::BadRequest,
-            Fault::NoInstance => Reason::NoInstance,
+            // not 404: the name may well exist, and the caller may try again
+            Fault::NoInstance | Fault::DiscoveryTimeout => Reason::NoInstance,
             Fault::CircuitOpen { .. } => Reason::CircuitOpen,
             Fault::AllTried | Fault::ConnectFailed(_) => Reason::ConnectFailed,
             Fault::ConnectTimeout => Reason::ConnectTimeout,
             Fault::AppUnreachable => Reason::AppUnreachable,
             Fault::PeerRefused(_) | Fault::OwnIdentity(_) => Reason::TlsFailed,
             Fault::WrongIdentity { .. } => Reason::WrongIdentity,
-            Fault::Overloaded(_) => Reason::Overloaded,
+            Fault::PeerOverloaded => Reason::Overloaded,
             Fault::Unsent | Fault::Reset { .. } => Reason::Reset,
             Fault::ResponseTimeout | Fault::IdleTimeout => Reason::ResponseTimeout,
             Fault::CallerGone => Reason::ClientGone,
@@ -81,10 +84,10 @@ impl Fault {
             | Fault::NoInstance
             | Fault::CircuitOpen { .. }
             | Fault::AllTried
-            | Fault::Overloaded(_)
+            | Fault::PlainDenied
             | Fault::CallerGone
-           
             | Fault::Draining => Happening::Local,
+            Fault::PeerOverloaded => Happening::Overloaded,
             Fault::ConnectFailed(_) => Happening::ConnectRefused,
             Fault::AppUnreachable => Happening::AppUnreachable,
             Fault::ConnectTimeout => Happening::ConnectTimeout,
@@ -106,6 +109,8 @@ impl Fault {
             | Fault::AppUnreachable
             | Fault::PeerRefused(_)
             | Fault::WrongIdentity { .. }
+            | Fault::PlainDenied
+            | Fault::PeerOverloaded
             | Fault::Unsent => true,
             // true, but no instance could do better
             Fault::OwnIdentity(_)
@@ -116,11 +121,15 @@ impl Fault {
             | Fault::NoInstance
             | Fault::CircuitOpen { .. }
             | Fault::AllTried
-            | Fault::Overloaded(_)
             | Fault::CallerGone
             | Fault::Draining => false,
             Fault::Reset { .. } | Fault::ResponseTimeout | Fault::IdleTimeout => false,
         }
+    }
+
+    /// Whether it was the connection that ended, as kept ones do, rather than the instance that failed.
+    pub(crate) fn stale(&self) -> bool {
+        matches!(self, Fault::Unsent | Fault::Reset { reused: true, begun: false })
     }
 
     /// One clause for `fusewire-detail` and the access log: what an operator would ask next.
@@ -132,11 +141,12 @@ impl Fault {
             Fault::NoInstance => "the service has no instances".into(),
             Fault::CircuitOpen { .. } => "scope=instance: every instance's circuit is open".into(),
             Fault::AllTried => "every instance was tried".into(),
+            Fault::PlainDenied => "the instance has no identity, and the policy does not say `plain: allow`".into(),
+            Fault::PeerOverloaded => "the instance's sidecar is at its limit".into(),
             Fault::ConnectFailed(kind) => format!("connect: {kind}").into(),
             Fault::AppUnreachable => "the application does not accept connections".into(),
             Fault::PeerRefused(why) | Fault::OwnIdentity(why) => why.clone().into(),
             Fault::WrongIdentity { expected, got } => format!("expected {expected}, got {got}").into(),
-            Fault::Overloaded(what) => (*what).into(),
             Fault::Reset { begun: true, .. } => "the connection broke within the response".into(),
             Fault::Reset { .. } => "the connection broke before the response".into(),
             Fault::ResponseTimeout => "no response headers within timeout.request".into(),

@@ -71,6 +71,7 @@ pub(crate) async fn outbound(worker: Arc<Worker>, listener: TcpListener, to: Out
 async fn http(worker: Arc<Worker>, stream: TcpStream, fixed: Option<ServiceName>, guard: SharedGuard) {
     let drain = worker.mesh.outbound_drain.clone();
     let detected = tokio::select! {
+        biased; // bytes that are there are a request to be answered
         detected = detect(stream, FIRST_BYTES) => detected,
         () = drain.begun() => return, // nothing was asked yet
     };
@@ -90,7 +91,11 @@ pub(crate) async fn inbound(worker: Arc<Worker>, listener: TcpListener) {
     accept(listener, &mesh.inbound_drain, |stream, peer, guard| {
         let worker = worker.clone();
         tokio::spawn(async move {
-            let proven = tokio::time::timeout(HANDSHAKE, prove(&worker.mesh, stream)).await;
+            let proven = tokio::select! {
+                biased;
+                proven = tokio::time::timeout(HANDSHAKE, prove(&worker.mesh, stream)) => proven,
+                () = worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
+            };
             let (io, id) = match proven {
                 Ok(Ok(proven)) => proven,
                 Ok(Err(Some(refusal))) => return refused(&worker.mesh, peer, &refusal),

@@ -51,8 +51,8 @@ pub(crate) struct Route {
 
 pub(crate) struct RouteRule {
     pub(crate) rule: Rule,
-    /// In the order of `rule.backends`.
-    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// In the order of `rule.backends`; `None` where the service is not held (its resource was refused).
+    pub(crate) upstreams: Vec<Option<Arc<Upstream>>>,
     /// The rule's own policy, over that of the backend's service.
     pub(crate) policy: Option<Arc<Policy>>,
 }
@@ -83,13 +83,9 @@ impl Route {
     /// The first rule that matches, and the backend that `random` falls on.
     pub(crate) fn target(&self, request: &impl fusewire_model::route::Request, random: u64) -> Result<Target, Fault> {
         let found = self.rules.iter().find(|r| r.rule.matches.matches(request)).ok_or(Fault::NoRoute)?;
-        let upstream = match found.upstreams.as_slice() {
-            [only] => only,
-            several => {
-                let chosen = found.rule.backend(random).ok_or(Fault::NoRoute)?;
-                several.iter().find(|u| u.name == chosen.service).ok_or(Fault::NoRoute)?
-            }
-        };
+        let chosen = found.rule.backend(random).ok_or(Fault::NoRoute)?;
+        // its share is not shifted to the others: that would send all of the traffic to a canary
+        let upstream = found.upstreams.get(chosen).and_then(Option::as_ref).ok_or(Fault::NoInstance)?;
         let policy = found.policy.as_ref().unwrap_or(&upstream.policy).clone();
         Ok(Target { upstream: upstream.clone(), policy })
     }

@@ -107,7 +107,8 @@ pub(crate) async fn keep_current(mesh: Arc<Mesh>, control: String) {
                 let identity = &tls.identity;
                 let life = identity.not_after().saturating_sub(identity.not_before());
                 let at = identity.not_before() + life * 2 / 3;
-                Duration::from_secs(at.saturating_sub(clock::unix_seconds()))
+                // never at once: with a clock that is wrong every new certificate would be due
+                Duration::from_secs(at.saturating_sub(clock::unix_seconds()).max(1))
             }
         };
         tokio::time::sleep(due).await;

@@ -4,7 +4,7 @@
 
 use crate::mesh::Mesh;
 use crate::upstream::service::Upstream;
-use fusewire_resilience::{State, Transition};
+use fusewire_resilience::{Member, State, Transition};
 use fusewire_telemetry::metrics::Direction;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -84,6 +84,9 @@ pub(crate) async fn run(mesh: Arc<Mesh>) {
             }
             if tick.is_multiple_of(SWEEP) {
                 upstream.set.sweep(now);
+                let would: u64 = upstream.set.members().map(|i| i.node().would_reject()).sum();
+                let counted = &upstream.metrics.would_reject;
+                counted.inc_by(would.saturating_sub(counted.get()));
             }
             for (instance, transition) in upstream.set.drain_transitions() {
                 tell(&mesh, upstream, &instance.key.id, &transition);

@@ -7,6 +7,7 @@ use serde::Serialize;
 use std::io::Write;
 use prometheus_client::metrics::counter::Counter;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 4096;
@@ -104,12 +105,22 @@ impl Format {
     }
 }
 
+#[derive(Debug)]
+enum Item {
+    Line(String),
+    /// Answered when all before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// How long a flush may wait for a slow reader.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// Which lines are written, and how.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     format: Format,
     errors_only: bool,
-    queue: SyncSender<String>,
+    queue: SyncSender<Item>,
     dropped: Counter,
 }
 
@@ -126,18 +137,30 @@ impl AccessLog {
         if self.errors_only && !line.is_error() {
             return;
         }
-        if self.queue.try_send(self.format.line(line)).is_err() {
+        if self.queue.try_send(Item::Line(self.format.line(line))).is_err() {
             self.dropped.inc();
+        }
+    }
+
+    /// Waits until what was written so far has left, at most a second: for the end of the process.
+    pub fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if self.queue.try_send(Item::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(FLUSH);
         }
     }
 }
 
 /// Batches what is there, then flushes, so that a quiet log is current and a busy one is cheap.
-fn write_all(out: impl Write, lines: &Receiver<String>) {
+fn write_all(out: impl Write, lines: &Receiver<Item>) {
     let mut out = std::io::BufWriter::new(out);
     while let Ok(first) = lines.recv() {
         for line in std::iter::once(first).chain(std::iter::from_fn(|| lines.try_recv().ok())) {
-            if writeln!(out, "{line}").is_err() {
+            let written = match line {
+                Item::Line(line) => writeln!(out, "{line}"),
+                Item::Flush(done) => out.flush().map(|()| drop(done.try_send(()))),
+            };
+            if written.is_err() {
                 return; // the reader is gone: further lines count as dropped
             }
         }

@@ -25,6 +25,9 @@ use tokio::sync::Semaphore;
 const MAX_BODY: usize = 64 << 10;
 const MAX_CONNECTIONS: usize = 64;
 const HEADERS: Duration = Duration::from_secs(5);
+const BODY: Duration = Duration::from_secs(5);
+/// A connection's whole life: a place cannot be held by one that neither asks nor reads.
+const LIFE: Duration = Duration::from_secs(60);
 
 /// A request with its body in memory.
 #[derive(Debug)]
@@ -164,8 +167,10 @@ where
         let answer = answer.clone();
         async move {
             let (head, body) = request.into_parts();
-            let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-                return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the body is over 64 KiB\n"));
+            let body = match tokio::time::timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
+                Ok(Ok(body)) => body,
+                Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the body is over 64 KiB\n")),
+                Err(_) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "text/plain", "the body did not come\n")),
             };
             let asked = Asked {
                 method: head.method,
@@ -180,5 +185,5 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .serve_connection(TokioIo::new(stream), service);
-    let _ = connection.await;
+    let _ = tokio::time::timeout(LIFE, connection).await;
 }

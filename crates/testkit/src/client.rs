@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -68,13 +68,22 @@ pub fn get_unix(socket: &Path, path: &str) -> Value {
     answered.ok().and_then(|a| serde_json::from_slice(&a.body).ok()).unwrap_or(Value::Null)
 }
 
+/// How long an application that leaves in peace still answers on the connections that it has.
+const LAME: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Crash,
+    Lame,
+    Hasty,
+}
+
 /// An application on a thread of its own, HTTP/1.1 and h2c, that answers by `answer`. Dropped, it is gone at once, as in a
 /// crash; [`App::leave`] is the other way.
 #[derive(Debug)]
 pub struct App {
     pub port: u16,
-    /// False: at once; true: what runs is finished.
-    stop: Option<tokio::sync::oneshot::Sender<bool>>,
+    stop: Option<tokio::sync::oneshot::Sender<Stop>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -118,14 +127,19 @@ impl App {
             response
         })
     }
-    /// Takes no new connection, ends each with the answer that it is writing (idle ones at once), and returns when all
-    /// have ended: how a well-behaved server stops.
+    /// Takes no new connection, says `connection: close` in its answers, closes those that are idle after [`LAME`], and
+    /// returns when all have ended: how a well-behaved server stops.
     pub fn leave(mut self) {
-        self.end(true);
+        self.end(Stop::Lame);
     }
-    fn end(&mut self, gracefully: bool) {
+    /// The same, but for idle connections, which it closes at once: how many servers stop. Requests that are on their way
+    /// to it then meet a closed connection.
+    pub fn leave_in_haste(mut self) {
+        self.end(Stop::Hasty);
+    }
+    fn end(&mut self, how: Stop) {
         if let Some(stop) = self.stop.take() {
-            let _ = stop.send(gracefully);
+            let _ = stop.send(how);
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -135,30 +149,35 @@ impl App {
 
 impl Drop for App {
     fn drop(&mut self) {
-        self.end(false);
+        self.end(Stop::Crash);
     }
 }
 
-async fn app<F, R>(listener: tokio::net::TcpListener, answer: Arc<F>, mut stopped: tokio::sync::oneshot::Receiver<bool>)
+async fn app<F, R>(listener: tokio::net::TcpListener, answer: Arc<F>, mut stopped: tokio::sync::oneshot::Receiver<Stop>)
 where
     F: Fn(Request<Bytes>) -> R + Send + Sync + 'static,
     R: Future<Output = Response<Full<Bytes>>> + Send,
 {
-    let leaving = tokio::sync::watch::Sender::new(false);
+    let (lame, leaving) = (Arc::new(AtomicBool::new(false)), tokio::sync::watch::Sender::new(false));
     let mut connections = tokio::task::JoinSet::new();
-    let gracefully = loop {
+    let how = loop {
         let stream = tokio::select! {
             accepted = listener.accept() => accepted.unwrap().0,
-            gracefully = &mut stopped => break gracefully.unwrap_or(false),
+            how = &mut stopped => break how.unwrap_or(Stop::Crash),
         };
-        let (answer, mut leave) = (answer.clone(), leaving.subscribe());
+        let (answer, lame, mut leave) = (answer.clone(), lame.clone(), leaving.subscribe());
         connections.spawn(async move {
             let service = hyper::service::service_fn(move |r: Request<Incoming>| {
-                let answer = answer.clone();
+                let (answer, lame) = (answer.clone(), lame.clone());
                 async move {
                     let (head, body) = r.into_parts();
                     let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-                    Ok::<_, Infallible>(answer(Request::from_parts(head, body)).await)
+                    let is_http1 = head.version < http::Version::HTTP_2;
+                    let mut response = answer(Request::from_parts(head, body)).await;
+                    if is_http1 && lame.load(Ordering::SeqCst) {
+                        response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(response)
                 }
             });
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
@@ -171,10 +190,15 @@ where
         });
     };
     drop(listener);
-    if gracefully {
-        leaving.send_replace(true);
-        while connections.join_next().await.is_some() {}
+    if how == Stop::Crash {
+        return;
     }
+    lame.store(true, Ordering::SeqCst);
+    if how == Stop::Lame {
+        let _ = tokio::time::timeout(LAME, async { while connections.join_next().await.is_some() {} }).await;
+    }
+    leaving.send_replace(true);
+    while connections.join_next().await.is_some() {}
 }
 
 /// Holds an application's answers back until it is opened.

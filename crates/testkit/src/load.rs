@@ -78,7 +78,11 @@ async fn client(
     failed
 }
 
-async fn once(port: u16, kept: &mut Option<SendRequest<Full<Bytes>>>, request: Request<Full<Bytes>>) -> Result<(), String> {
+async fn once(
+    port: u16,
+    kept: &mut Option<SendRequest<Full<Bytes>>>,
+    request: Request<Full<Bytes>>,
+) -> Result<(), String> {
     let usable = match kept.take() {
         Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
         None => None,

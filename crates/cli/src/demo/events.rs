@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn an_opening_says_why_and_until_when() {
-        let event = json!({"to": "open", "instance": "inventory-2", "reason": "rate", "hard": 11, "total": 50, "open_ms": 2100});
+        let mut event = json!({"to": "open", "instance": "inventory-2", "reason": "rate", "open_ms": 2100});
+        (event["hard"], event["total"]) = (11.into(), 50.into());
         assert_eq!(words(&event), "circuit open: inventory-2 (rate: 11 of 50 failed), next probe in 2.1s");
     }
 }

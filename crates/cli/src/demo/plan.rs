@@ -1,7 +1,7 @@
 //! Who is where, and the configuration that says so.
 //!
-//! Ports are found free by binding them all at once, and let go just before the children take them; somebody else may be
-//! quicker, which `town` answers by starting over.
+//! Ports are found free by binding them all at once, and let go just before the children take them; somebody else may
+//! be quicker, which `town` answers by starting over.
 
 use anyhow::Result;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -39,7 +39,8 @@ impl Ports {
 impl Plan {
     pub(crate) fn new() -> Result<Self> {
         let mut ports = Ports(Vec::new());
-        let mut shop = vec![("web", "web-1".to_owned(), Some("catalog")), ("catalog", "catalog-1".into(), Some("inventory"))];
+        let catalog = ("catalog", "catalog-1".to_owned(), Some("inventory"));
+        let mut shop = vec![("web", "web-1".to_owned(), Some("catalog")), catalog];
         shop.extend((1..=INVENTORIES).map(|n| ("inventory", format!("inventory-{n}"), None)));
         let mut places = Vec::new();
         for (service, id, next) in shop {
@@ -120,7 +121,7 @@ policies:
         unresponsive: {timeouts: 2, span: 0ms}
     timeout:
       connect: 500ms
-      # A hundred times what an answer takes; everything that a hanging instance holds is lost to the client after it.
+      # Thirty times what an answer takes; what a hanging instance holds is lost to the client after it.
       request: 1s
   catalog:
     # One instance. When inventory fails, catalog must pass the failure on, and opening its circuit would only turn a

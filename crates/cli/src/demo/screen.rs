@@ -83,12 +83,13 @@ impl Screen {
         match self.how {
             How::Aside => Ok(()),
             How::Lines => {
-                lines[0] += &format!("   at {:.0}s, of the second before, measured by the apps and the client", at.as_secs_f64());
+                let second = at.as_secs_f64();
+                lines[0] += &format!("   at {second:.0}s, of the second before, measured by the apps and the client");
                 self.say(&lines.join("\n"))
             }
             How::Live { .. } => {
-                let when = format!("{:.0}s; the last second, as the applications and the client measured it", at.as_secs_f64());
-                lines.insert(0, when);
+                let second = at.as_secs_f64();
+                lines.insert(0, format!("{second:.0}s; the last second, as the applications and the client measured it"));
                 self.table = lines;
                 self.draw()
             }

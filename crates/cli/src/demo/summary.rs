@@ -43,7 +43,8 @@ impl Summary {
         let percent = 100.0 * failed as f64 / requests.max(1) as f64;
         let with = if self.breakers { "with circuit breakers" } else { "WITHOUT circuit breakers" };
         let seconds = self.elapsed.as_secs_f64();
-        let mut out = format!("{requests} requests in {seconds:.0}s {with}: {failed} failed for the client ({percent:.2}%)\n");
+        let failures = format!("{failed} failed for the client ({percent:.2}%)");
+        let mut out = format!("{requests} requests in {seconds:.0}s {with}: {failures}\n");
         for f in &self.schedule.faults {
             out += &format!("  fault {:<6} on {}: {:>4} failed\n", f.kind.word(), inventory(f.instance), f.failed);
         }
@@ -72,7 +73,8 @@ fn next() -> String {
 const NEXT: &str = r#"Mesh a program of your own: paste this into a shell. README.md explains it and goes on.
 
   export PATH="{folder}:$PATH" && cd "$(mktemp -d)"
-  python3 -m http.server 8101 --bind 127.0.0.1 >/dev/null 2>&1 &
+  mkdir www && echo 'hello from the mesh' > www/index.html
+  python3 -m http.server 8101 --bind 127.0.0.1 --directory www >/dev/null 2>&1 &
   echo 'services: {files: {instances: [{id: files-1, address: "127.0.0.1:8101", sidecar: "127.0.0.1:8201"}]}}' > mesh.yaml
   fusewire control --config mesh.yaml & sleep 1
   fusewire token create files > token

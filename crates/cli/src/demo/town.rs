@@ -173,7 +173,8 @@ impl Town {
         let name = inventory(n);
         let place = self.plan.places.iter().position(|p| p.id == name).context("there is no such instance")?;
         let sent = self.apps[place].send(Method::POST, "/fault", fault.map_or("none", Kind::word));
-        let (status, _) = tokio::time::timeout(SOON, sent).await.with_context(|| format!("{name}-app does not listen"))??;
+        let answer = tokio::time::timeout(SOON, sent).await;
+        let (status, _) = answer.with_context(|| format!("{name}-app does not listen"))??;
         if status != StatusCode::OK {
             bail!("{name}-app does not know that fault: {status}");
         }

@@ -3,7 +3,7 @@
 
 use super::Desk;
 use super::fold::Fold;
-use super::held::{Held, IDLE};
+use super::held::{Held, IDLE, Noted};
 use super::saved;
 use crate::mesh::Mesh;
 use crate::trust;
@@ -23,6 +23,8 @@ const QUEUE: usize = 256;
 /// Waits between attempts to connect: doubling, with full jitter above the least.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// How long the control plane may take to answer hello.
+const OPEN: Duration = Duration::from_secs(10);
 /// At most this often is the state written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -78,7 +80,8 @@ impl Control {
         let (up, requests) = mpsc::channel(QUEUE);
         up.send(request(Up::Hello(state.hello()))).await?;
         let mut client = v1::config_client::ConfigClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let mut down = client.stream(ReceiverStream::new(requests)).await?.into_inner();
+        let opened = tokio::time::timeout(OPEN, client.stream(ReceiverStream::new(requests))).await;
+        let mut down = opened.map_err(|_| "no answer to hello")??.into_inner();
         let mut housekeeping = interval(SAVE_EVERY);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -91,15 +94,19 @@ impl Control {
                 }
                 asked = desk.asks.recv() => {
                     let Some(asked) = asked else { return Ok(()) };
-                    if state.held.subscribe(asked.clone(), state.mesh.clock.now()) {
+                    if let Noted::New { in_place_of } = state.held.subscribe(asked.clone(), state.mesh.clock.now()) {
+                        if let Some(gone) = in_place_of {
+                            up.send(unsubscribe(&gone)).await?;
+                        }
                         up.send(request(Up::Subscribe(v1::Subscribe { target: Some(target_to_wire(&asked)) }))).await?;
                     }
                 }
                 _ = housekeeping.tick() => {
                     state.save();
+                    state.fold.forget(&state.mesh, state.mesh.clock.now());
                     for gone in state.held.forget_idle(state.mesh.clock.now(), &state.fixed) {
                         tracing::debug!(?gone, "not used for {IDLE:?}: forgotten");
-                        up.send(request(Up::Unsubscribe(v1::Unsubscribe { target: Some(target_to_wire(&gone)) }))).await?;
+                        up.send(unsubscribe(&gone)).await?;
                     }
                 }
             }
@@ -211,6 +218,7 @@ impl State {
     /// Between two streams: wishes are noted, nothing is forgotten.
     async fn wait_offline(&mut self, desk: &mut Desk, wait: Duration) {
         self.save();
+        self.fold.forget(&self.mesh, self.mesh.clock.now());
         let until = Instant::now() + wait;
         while let Ok(Some(asked)) = tokio::time::timeout_at(until, desk.asks.recv()).await {
             self.held.subscribe(asked, self.mesh.clock.now());
@@ -220,6 +228,10 @@ impl State {
 
 fn request(message: Up) -> v1::ConfigRequest {
     v1::ConfigRequest { message: Some(message) }
+}
+
+fn unsubscribe(gone: &Subscription) -> v1::ConfigRequest {
+    request(Up::Unsubscribe(v1::Unsubscribe { target: Some(target_to_wire(gone)) }))
 }
 
 /// Of the wall clock's microseconds: enough to spread reconnecting sidecars.

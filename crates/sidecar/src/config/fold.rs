@@ -14,7 +14,7 @@ use fusewire_model::service::{Hold, Instance as Endpoint, Override};
 use fusewire_model::{PolicyName, ServiceName};
 use fusewire_resilience::{Forced, InstanceSet, Mode, Slot, Time};
 use fusewire_telemetry::metrics::{Direction, ServiceMetrics};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +22,21 @@ use std::time::Duration;
 /// An instance that returns within this time is the same one.
 const DEPARTED: Duration = Duration::from_secs(60);
 
-type InstanceOf = (Direction, ServiceName, InstanceKey);
+/// Inbound, an application's ports are apart; outbound the port is 0.
+type UpstreamKey = (Direction, ServiceName, u16);
+
+/// An instance, and since when it is in no snapshot.
+struct Kept {
+    instance: Arc<Instance>,
+    gone: Option<Time>,
+}
 
 /// What outlives a snapshot.
 pub(crate) struct Fold {
     workers: usize,
     app: IpAddr,
-    upstreams: HashMap<(Direction, ServiceName), Arc<Upstream>>,
-    instances: HashMap<InstanceOf, (Arc<Instance>, Time)>,
+    upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
+    instances: HashMap<(UpstreamKey, InstanceKey), Kept>,
     metrics: HashMap<(Direction, ServiceName), Arc<ServiceMetrics>>,
     overrides: HashMap<ServiceName, Vec<Override>>,
 }
@@ -50,10 +57,11 @@ impl Fold {
     pub(crate) fn snapshot(&mut self, mesh: &Mesh, held: &Held) -> Snapshot {
         let now = mesh.clock.now();
         let before = std::mem::take(&mut self.upstreams);
+        self.instances.values_mut().for_each(|kept| kept.gone = kept.gone.or(Some(now)));
         for Stored { resource, .. } in held.resources.values() {
             if let Resource::Service(settings) = resource {
                 let upstream = self.outbound(mesh, held, settings, &before, now);
-                self.upstreams.insert((Direction::Outbound, settings.name.clone()), upstream);
+                self.upstreams.insert(outbound_key(&settings.name), upstream);
             }
         }
         let mut snapshot = Snapshot { version: held.version.clone(), ..Snapshot::default() };
@@ -90,7 +98,7 @@ impl Fold {
         };
         let upstream = || {
             let name = ServiceName::parse(name?).ok()?;
-            self.upstreams.get(&(Direction::Outbound, name)).cloned()
+            self.upstreams.get(&outbound_key(&name)).cloned()
         };
         let used = standing.used.clone();
         match subscription {
@@ -112,7 +120,7 @@ impl Fold {
             upstreams: rule
                 .backends
                 .iter()
-                .filter_map(|b| self.upstreams.get(&(Direction::Outbound, b.service.clone())).cloned())
+                .map(|b| self.upstreams.get(&outbound_key(&b.service)).cloned())
                 .collect(),
             policy: rule.policy.as_ref().and_then(|name| policy(held, name)),
             rule: rule.clone(),
@@ -125,16 +133,15 @@ impl Fold {
         mesh: &Mesh,
         held: &Held,
         settings: &ServiceSettings,
-        before: &HashMap<(Direction, ServiceName), Arc<Upstream>>,
+        before: &HashMap<UpstreamKey, Arc<Upstream>>,
         now: Time,
     ) -> Arc<Upstream> {
-        let key = (Direction::Outbound, settings.name.clone());
+        let key = outbound_key(&settings.name);
         let previous = before.get(&key);
         let fingerprint = fingerprint(held, settings);
         if let Some(same) = previous.filter(|u| u.fingerprint == fingerprint) {
             for member in same.set.members() {
-                self.instances
-                    .insert((Direction::Outbound, key.1.clone(), member.key.clone()), (member.clone(), now));
+                self.instance(&key, member.key.clone(), now);
             }
             return same.clone();
         }
@@ -208,12 +215,12 @@ impl Fold {
         mesh: &Mesh,
         inbound: &Inbound,
         hash: &str,
-        before: &HashMap<(Direction, ServiceName), Arc<Upstream>>,
+        before: &HashMap<UpstreamKey, Arc<Upstream>>,
         now: Time,
     ) -> HashMap<u16, InboundPort> {
         let mut ports = HashMap::new();
         for port in &inbound.ports {
-            let key = (Direction::Inbound, port.service.clone());
+            let key = (Direction::Inbound, port.service.clone(), port.port);
             let app = InstanceKey { id: "app".into(), address: SocketAddr::new(self.app, port.port), sidecar: None };
             let member = self.instance(&key, app, now);
             let fingerprint = format!("{hash}:{}", port.port);
@@ -239,37 +246,46 @@ impl Fold {
         ports
     }
 
-    fn instance(&mut self, of: &(Direction, ServiceName), key: InstanceKey, now: Time) -> Arc<Instance> {
+    fn instance(&mut self, of: &UpstreamKey, key: InstanceKey, now: Time) -> Arc<Instance> {
         let workers = self.workers;
-        let known = self
+        let kept = self
             .instances
-            .entry((of.0, of.1.clone(), key.clone()))
-            .or_insert_with(|| (Arc::new(Instance::new(key, workers, now)), now));
-        known.1 = now;
-        known.0.clone()
+            .entry((of.clone(), key.clone()))
+            .or_insert_with(|| Kept { instance: Arc::new(Instance::new(key, workers, now)), gone: None });
+        kept.gone = None;
+        kept.instance.clone()
     }
 
-    fn metrics(&mut self, mesh: &Mesh, key: &(Direction, ServiceName)) -> Arc<ServiceMetrics> {
+    fn metrics(&mut self, mesh: &Mesh, key: &UpstreamKey) -> Arc<ServiceMetrics> {
         let made = || Arc::new(mesh.metrics.service(key.0, key.1.as_str()));
-        self.metrics.entry(key.clone()).or_insert_with(made).clone()
+        self.metrics.entry((key.0, key.1.clone())).or_insert_with(made).clone()
     }
 
-    fn forget(&mut self, mesh: &Mesh, now: Time) {
-        self.instances.retain(|_, (_, seen)| now.since(*seen) < DEPARTED);
-        let gone: BTreeSet<ServiceName> =
-            self.metrics.keys().filter(|key| !self.upstreams.contains_key(key)).map(|key| key.1.clone()).collect();
-        for name in gone {
-            for direction in [Direction::Inbound, Direction::Outbound] {
-                if !self.upstreams.contains_key(&(direction, name.clone())) {
-                    self.metrics.remove(&(direction, name.clone()));
-                    mesh.metrics.forget_service(direction, name.as_str());
-                }
+    /// Lets go of instances that left a minute ago, with their connections, and of the series of services that are gone.
+    pub(crate) fn forget(&mut self, mesh: &Mesh, now: Time) {
+        self.instances.retain(|(of, key), kept| {
+            let Some(gone) = kept.gone else { return true };
+            if of.0 == Direction::Outbound {
+                mesh.metrics.breaker_state(of.1.as_str(), &key.id, None);
             }
-            if !self.upstreams.contains_key(&(Direction::Outbound, name.clone())) {
-                self.overrides.remove(&name);
+            kept.instance.tidy(now);
+            now.since(gone) < DEPARTED
+        });
+        let upstreams = &self.upstreams;
+        let there = |d: Direction, name: &ServiceName| upstreams.keys().any(|k| k.0 == d && k.1 == *name);
+        self.metrics.retain(|(direction, name), _| {
+            let stays = there(*direction, name);
+            if !stays {
+                mesh.metrics.forget_service(*direction, name.as_str());
             }
-        }
+            stays
+        });
+        self.overrides.retain(|name, _| upstreams.contains_key(&outbound_key(name)));
     }
+}
+
+fn outbound_key(service: &ServiceName) -> UpstreamKey {
+    (Direction::Outbound, service.clone(), 0)
 }
 
 fn instance_key(endpoint: &Endpoint) -> InstanceKey {

@@ -19,6 +19,12 @@ pub(crate) struct Held {
     pub(crate) subscriptions: BTreeMap<Subscription, Standing>,
 }
 
+/// What became of a wish.
+pub(crate) enum Noted {
+    Already,
+    New { in_place_of: Option<Subscription> },
+}
+
 pub(crate) struct Stored {
     pub(crate) hash: String,
     pub(crate) resource: Resource,
@@ -32,23 +38,22 @@ pub(crate) struct Standing {
 }
 
 impl Held {
-    /// Notes a wish; `false` where it was held already or there is no room.
-    pub(crate) fn subscribe(&mut self, subscription: Subscription, now: Time) -> bool {
+    /// Notes a wish. A new one may take the place of the longest unused, which then has to be unsubscribed.
+    pub(crate) fn subscribe(&mut self, subscription: Subscription, now: Time) -> Noted {
         if self.subscriptions.contains_key(&subscription) {
-            return false;
+            return Noted::Already;
         }
-        if self.subscriptions.len() >= MAX_SUBSCRIPTIONS && !self.forget_one_unknown() {
-            return false;
-        }
+        let in_place_of = if self.subscriptions.len() >= MAX_SUBSCRIPTIONS { self.forget_longest_unused() } else { None };
         self.subscriptions.insert(subscription, Standing { answer: None, used: Arc::new(AtomicU64::new(now.0)) });
-        true
+        Noted::New { in_place_of }
     }
 
-    /// Makes room by the longest unused name that means nothing.
-    fn forget_one_unknown(&mut self) -> bool {
-        let unknown = self.subscriptions.iter().filter(|(_, s)| s.answer == Some(Answer::NotFound));
-        let oldest = unknown.min_by_key(|(_, s)| s.used.load(Ordering::Relaxed)).map(|(k, _)| k.clone());
-        oldest.is_some_and(|key| self.subscriptions.remove(&key).is_some())
+    /// Names that mean nothing go first: an application that makes up hosts must not displace those it calls.
+    fn forget_longest_unused(&mut self) -> Option<Subscription> {
+        let order = |s: &Standing| (s.answer != Some(Answer::NotFound), s.used.load(Ordering::Relaxed));
+        let oldest = self.subscriptions.iter().min_by_key(|(_, s)| order(s)).map(|(k, _)| k.clone())?;
+        self.subscriptions.remove(&oldest);
+        Some(oldest)
     }
 
     /// Forgets what was not used for [`IDLE`], and names it. `kept` are never forgotten.

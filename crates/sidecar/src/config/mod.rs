@@ -91,8 +91,7 @@ impl Directory {
                 }
                 if !asked {
                     asked = true;
-                    let full = Fault::Overloaded("too many names are being asked for at once");
-                    self.asks.try_send(subscription.clone()).map_err(|_| full)?;
+                    self.asks.send(subscription.clone()).await.map_err(|_| Fault::Draining)?;
                 }
                 folded.changed().await.map_err(|_| Fault::Draining)?;
             }

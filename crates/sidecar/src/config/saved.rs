@@ -39,7 +39,9 @@ pub(crate) fn save(dir: &Path, held: &Held) -> io::Result<()> {
     }
     add(Body::Synced(v1::Synced { version: held.version.clone() }))?;
     let temporary = dir.join("resources.pb.new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // one that a killed process left behind may have another mode
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
     std::fs::rename(temporary, path(dir))

@@ -1,6 +1,6 @@
 //! Bodies on their way: the caller's towards the instance, and the instance's towards the caller.
 //!
-//! [`SendBody`] can be taken back while nothing of it was read: that is what makes an unsent request resendable.
+//! [`SendBody`] can be taken back while all that was read of it is kept: that is what makes an unsent request resendable.
 //! [`ReplyBody`] closes the books when the stream ends: the permit, the connection, the log line.
 
 use super::exchange::Exchange;
@@ -35,8 +35,8 @@ pub(crate) struct Idle;
 /// What both directions of one exchange share.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
-    /// Where an untouched body returns to.
-    home: Mutex<Option<Incoming>>,
+    /// Where a body returns to that can be sent from its beginning.
+    home: Mutex<Option<Source>>,
     pub(crate) received: AtomicU64,
     /// Bumped at every frame in either direction; the idle timer compares.
     moves: AtomicU64,
@@ -44,30 +44,56 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub(crate) fn keep(&self, body: Incoming) {
-        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        self.put(Source { begun: Vec::new(), kept: 0, rest: body });
     }
-    fn take(&self) -> Option<Incoming> {
+    fn put(&self, source: Source) {
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+    fn take(&self) -> Option<Source> {
         self.home.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+    /// Whether the body could be sent from its beginning now.
+    pub(crate) fn is_home(&self) -> bool {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+    /// The request was answered: it is not sent again.
+    pub(crate) fn forget(&self) {
+        drop(self.take());
     }
     fn moved(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// Of a body that has begun to flow, this much is kept, so that a request that then proves unsent (the peer's application
+/// is gone, a GOAWAY) can be sent elsewhere: what a form or a call carries. More would be memory for a rare case.
+const KEPT: usize = 64 << 10;
+/// And at most in so many pieces: each costs its own bookkeeping.
+const PIECES: usize = 64;
+
+/// The caller's body: what was read of it, all of it, and what is yet to come.
+#[derive(Debug)]
+pub(crate) struct Source {
+    begun: Vec<Bytes>,
+    kept: usize,
+    rest: Incoming,
+}
+
 /// A request body towards an instance.
 ///
 /// # Drop behavior
-/// Dropped before it was first polled, it leaves the caller's body where the next attempt finds it.
+/// Dropped while all that was read of it is kept, it leaves the caller's body where the next attempt finds it.
 #[derive(Debug)]
 pub(crate) enum SendBody {
     Empty,
-    Stream { inner: Option<Incoming>, touched: bool, flow: Arc<Flow> },
+    /// `at`: how many of the kept pieces were sent; `whole`: they are all that was ever read.
+    Stream { source: Option<Source>, at: usize, whole: bool, flow: Arc<Flow> },
 }
 
 impl SendBody {
     /// The caller's body, if it is still whole.
     pub(crate) fn from_home(flow: &Arc<Flow>) -> Option<Self> {
-        Some(Self::Stream { inner: Some(flow.take()?), touched: false, flow: flow.clone() })
+        Some(Self::Stream { source: Some(flow.take()?), at: 0, whole: true, flow: flow.clone() })
     }
 }
 
@@ -76,41 +102,68 @@ impl Body for SendBody {
     type Error = CallerBroke;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CallerBroke>>> {
-        let SendBody::Stream { inner: Some(inner), touched, flow } = self.get_mut() else {
+        let SendBody::Stream { source: Some(source), at, whole, flow } = self.get_mut() else {
             return Poll::Ready(None);
         };
-        *touched = true;
-        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
+        if let Some(again) = source.begun.get(*at) {
+            *at += 1;
+            flow.moved();
+            return Poll::Ready(Some(Ok(Frame::data(again.clone()))));
+        }
+        let mut frame = ready!(Pin::new(&mut source.rest).poll_frame(cx));
         flow.moved();
-        if let Some(Ok(frame)) = &mut frame {
-            if let Some(data) = frame.data_ref() {
-                flow.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-            } else if let Some(trailers) = frame.trailers_mut() {
-                super::headers::strip_ours(trailers);
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    super::headers::strip_ours(trailers);
+                }
+                let data = frame.data_ref();
+                let length = data.map_or(0, Bytes::len);
+                flow.received.fetch_add(length as u64, Ordering::Relaxed);
+                source.kept += length;
+                match data.filter(|_| *whole && source.kept <= KEPT && source.begun.len() < PIECES) {
+                    Some(data) => {
+                        source.begun.push(data.clone());
+                        *at = source.begun.len();
+                    }
+                    None => {
+                        *whole = false; // too much, or trailers
+                        source.begun = Vec::new();
+                        *at = 0;
+                    }
+                }
             }
+            Some(Err(_)) => *whole = false,
+            None => {}
         }
         Poll::Ready(frame.map(|f| f.map_err(CallerBroke)))
     }
     fn is_end_stream(&self) -> bool {
         match self {
-            SendBody::Stream { inner: Some(inner), .. } => inner.is_end_stream(),
+            SendBody::Stream { source: Some(source), at, .. } => {
+                *at >= source.begun.len() && source.rest.is_end_stream()
+            }
             _ => true,
         }
     }
     fn size_hint(&self) -> SizeHint {
-        match self {
-            SendBody::Stream { inner: Some(inner), .. } => inner.size_hint(),
-            _ => SizeHint::with_exact(0),
+        let SendBody::Stream { source: Some(source), at, .. } = self else { return SizeHint::with_exact(0) };
+        let again: usize = source.begun.iter().skip(*at).map(Bytes::len).sum();
+        let (rest, mut hint) = (source.rest.size_hint(), SizeHint::new());
+        hint.set_lower(rest.lower().saturating_add(again as u64));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(again as u64));
         }
+        hint
     }
 }
 
 impl Drop for SendBody {
     fn drop(&mut self) {
-        if let SendBody::Stream { inner, touched: false, flow } = self
-            && let Some(inner) = inner.take()
+        if let SendBody::Stream { source, whole: true, flow, .. } = self
+            && let Some(source) = source.take()
         {
-            flow.keep(inner);
+            flow.put(source);
         }
     }
 }

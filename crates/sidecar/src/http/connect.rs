@@ -8,6 +8,7 @@ use super::exchange::Exchange;
 use super::headers;
 use super::reply;
 use super::serve::Connection;
+use crate::fault::Fault;
 use crate::upstream::tunnel;
 use fusewire_resilience::{Happening, classify};
 use fusewire_telemetry::metrics::Direction;
@@ -41,28 +42,59 @@ pub(crate) fn is_upgrade<B>(direction: Direction, request: &Request<B>) -> bool 
         || (direction == Direction::Inbound && request.headers().contains_key(&headers::UPGRADE))
 }
 
-/// Takes the upgrade out of `request` and leaves the plain GET that it stands for.
-pub(crate) fn take_upgrade<B>(direction: Direction, request: &mut Request<B>) -> Option<Caller> {
-    let (form, token) = if request.version() != Version::HTTP_2 {
-        (Form::Http1, headers::upgrade_token(request)?)
-    } else if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
-        (Form::Http2, HeaderValue::from_str(protocol.as_str()).ok()?)
-    } else if direction == Direction::Inbound && request.method() == Method::CONNECT {
-        let token = request.headers().get(&headers::UPGRADE)?.clone();
-        let path = request.headers().get(&headers::PATH).and_then(|p| p.to_str().ok()).unwrap_or("/");
-        let uri = Uri::builder().scheme("http").authority(request.uri().authority()?.as_str()).path_and_query(path);
-        *request.uri_mut() = uri.build().ok()?;
-        (Form::Wire, token)
-    } else {
-        return None;
-    };
-    if !matches!(form, Form::Http1) {
+/// Takes the upgrade out of `request` and leaves the plain GET that it stands for. `None` where there is none.
+pub(crate) fn take_upgrade<B: http_body::Body>(
+    direction: Direction,
+    request: &mut Request<B>,
+) -> Result<Option<Caller>, Fault> {
+    let (form, token) = if is_upgrade(direction, request) {
+        let understood = extended(request).ok_or(Fault::BadRequest("the upgrade cannot be understood".into()))?;
         *request.method_mut() = Method::GET;
+        understood
+    } else if let Some(token) = headers::upgrade_token(request) {
+        (Form::Http1, token)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Caller { on: hyper::upgrade::on(request), token, form }))
+}
+
+/// The two forms that come as CONNECT.
+fn extended<B>(request: &mut Request<B>) -> Option<(Form, HeaderValue)> {
+    if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
+        return Some((Form::Http2, HeaderValue::from_str(protocol.as_str()).ok()?));
     }
-    Some(Caller { on: hyper::upgrade::on(request), token, form })
+    let token = request.headers().get(&headers::UPGRADE)?.clone();
+    let path = request.headers().get(&headers::PATH)?.to_str().ok()?;
+    let uri = Uri::builder().scheme("http").authority(request.uri().authority()?.as_str()).path_and_query(path);
+    *request.uri_mut() = uri.build().ok()?;
+    Some((Form::Wire, token))
+}
+
+/// Gives an answer that was no switch its own status back.
+pub(crate) fn restore_status<B>(response: &mut Response<B>) {
+    let status = response.headers_mut().remove(&headers::STATUS);
+    if let Some(status) = status.and_then(|s| StatusCode::from_bytes(s.as_bytes()).ok()) {
+        *response.status_mut() = status;
+    }
 }
 
 impl Caller {
+    /// An answer that is no switch, in a form that a CONNECT's answer may have: hyper would drop the body of a 2xx.
+    pub(crate) fn refused(&self, head: &mut http::response::Parts) {
+        if !head.status.is_success() {
+            return;
+        }
+        match self.form {
+            Form::Http1 => {}
+            Form::Http2 => head.status = StatusCode::BAD_GATEWAY,
+            Form::Wire => {
+                head.headers.insert(headers::STATUS, HeaderValue::from(head.status.as_u16()));
+                head.status = StatusCode::BAD_REQUEST;
+            }
+        }
+    }
+
     /// The instance's answer as this caller knows it.
     pub(crate) fn answer(&self, mut head: http::response::Parts) -> Response<ReplyBody> {
         headers::strip_ours(&mut head.headers);

@@ -13,7 +13,7 @@ use fusewire_resilience::{Attempt, Outcome, Time};
 use fusewire_telemetry::access_log::Line;
 use fusewire_telemetry::metrics::{Direction, ServiceMetrics};
 use fusewire_telemetry::Reason;
-use http::{Request, Version};
+use http::{Method, Request, Version};
 use std::sync::Arc;
 
 pub(crate) struct Exchange {
@@ -22,6 +22,7 @@ pub(crate) struct Exchange {
     pub(crate) peer: Option<Arc<SpiffeId>>,
     pub(crate) started: Time,
     pub(crate) is_grpc: bool,
+    pub(crate) is_head: bool,
     pub(crate) protocol: &'static str,
     /// Where the request goes, once routed.
     pub(crate) upstream: Option<Arc<Upstream>>,
@@ -67,7 +68,9 @@ impl Exchange {
                 ..LogFacts::default()
             })
         });
-        Self::new(worker, direction, peer, is_grpc, protocol, log)
+        let mut exchange = Self::new(worker, direction, peer, is_grpc, protocol, log);
+        exchange.is_head = request.method() == Method::HEAD;
+        exchange
     }
 
     /// Bytes, not HTTP: a connection is the exchange.
@@ -90,6 +93,7 @@ impl Exchange {
             peer,
             started: worker.mesh.clock.now(),
             is_grpc,
+            is_head: false,
             protocol,
             upstream: None,
             attempts: 0,

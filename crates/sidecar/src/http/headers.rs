@@ -11,9 +11,13 @@ pub(crate) const PREFIX: &str = "fusewire-";
 pub(crate) const PORT: HeaderName = HeaderName::from_static("fusewire-port");
 /// What the caller spoke: `h1`, `h2`, `grpc`, `tcp`.
 pub(crate) const PROTOCOL: HeaderName = HeaderName::from_static("fusewire-protocol");
-/// On a CONNECT stream that carries an HTTP upgrade: the token of `Upgrade`, and the request's path and method.
+/// On a CONNECT stream that carries a WebSocket: the token of `Upgrade`, and the request's path.
 pub(crate) const UPGRADE: HeaderName = HeaderName::from_static("fusewire-upgrade");
 pub(crate) const PATH: HeaderName = HeaderName::from_static("fusewire-path");
+/// On an answer to such a stream that is no switch: the real status, since a 2xx to CONNECT would open the stream.
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("fusewire-status");
+/// On an answer with reason `reset`: a kept connection to the application broke, as kept ones do; nobody is to blame.
+pub(crate) const REUSED: HeaderName = HeaderName::from_static("fusewire-reused");
 /// On an answer: no application saw the request.
 pub(crate) const NOT_PROCESSED: HeaderName = HeaderName::from_static("fusewire-not-processed");
 
@@ -91,17 +95,19 @@ pub(crate) fn authority<B>(request: &Request<B>) -> Option<&str> {
     }
 }
 
-/// The token of a client's wish to switch protocols; `None` where there is none.
-pub(crate) fn upgrade_token<B>(request: &Request<B>) -> Option<HeaderValue> {
-    if request.version() != Version::HTTP_11 {
+/// The token of a client's wish to speak WebSocket; `None` where there is none.
+///
+/// Only that one is carried on. A server may ignore `Upgrade` (RFC 9110, section 7.8), so answering as if it had not
+/// been asked is always right for the others: `h2c` was taken out of HTTP (RFC 9113, section 3.1), and some clients send
+/// `TLS/1.2` with everything. With a body, or another method than GET, it is no WebSocket handshake (RFC 6455, 4.1).
+pub(crate) fn upgrade_token<B: http_body::Body>(request: &Request<B>) -> Option<HeaderValue> {
+    if request.version() != Version::HTTP_11 || request.method() != Method::GET || !request.body().is_end_stream() {
         return None;
     }
     let asks = request.headers().get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     let asks = asks.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade"));
     let token = request.headers().get(header::UPGRADE)?;
-    // h2c by upgrade was taken out of HTTP (RFC 9113, section 3.1): answered as if it had not been asked
-    let h2c = token.as_bytes().eq_ignore_ascii_case(b"h2c");
-    (asks && !h2c).then(|| token.clone())
+    (asks && token.as_bytes().eq_ignore_ascii_case(b"websocket")).then(|| token.clone())
 }
 
 /// Origin form with a Host field, for HTTP/1.1.

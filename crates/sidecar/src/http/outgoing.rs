@@ -12,6 +12,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use std::sync::Arc;
 
+/// 16 bytes in base64, as RFC 6455, section 4.1 wants. A constant: the key guards against caches that mistake an HTTP
+/// answer for a switch, and there is none between a sidecar and its application.
+const KEY: &str = "ZnVzZXdpcmUtd3MtaDItMQ==";
+
 pub(crate) struct Outgoing {
     head: request::Parts,
     authority: Authority,
@@ -41,6 +45,9 @@ impl Outgoing {
         headers::strip_ours(&mut head.headers);
         let has_body = upgrade.is_none() && !body.is_end_stream();
         let flow = (has_body || idle).then(Arc::<Flow>::default);
+        if upgrade.is_some() {
+            head.headers.remove(header::CONTENT_LENGTH); // `0`, or hyper would announce what never comes
+        }
         if has_body && let Some(flow) = &flow {
             flow.keep(body);
         }
@@ -57,7 +64,12 @@ impl Outgoing {
         idempotent && self.upgrade.is_none() && !self.has_body
     }
 
-    /// The request for `instance`; `None` once its body has begun to flow.
+    /// Whether all of the request is there to be sent, again perhaps.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.has_body || self.flow.as_ref().is_some_and(|flow| flow.is_home())
+    }
+
+    /// The request for `instance`; `None` where too much of its body has flowed to be sent from its beginning.
     pub(crate) fn build(&self, instance: &Instance, protocol: Protocol) -> Option<Request<SendBody>> {
         let body = match &self.flow {
             Some(flow) if self.has_body => SendBody::from_home(flow)?,
@@ -103,6 +115,9 @@ impl Outgoing {
             if let Some(token) = &self.upgrade {
                 head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 head.headers.insert(header::UPGRADE, token.clone());
+                // over HTTP/2 a WebSocket has no key (RFC 8441, section 5); over HTTP/1.1 it must
+                let key = head.headers.entry(header::SEC_WEBSOCKET_KEY);
+                key.or_insert_with(|| HeaderValue::from_static(KEY));
             }
         }
         debug_assert!(head.version == Version::HTTP_2 || head.version == Version::HTTP_11);

@@ -41,7 +41,10 @@ async fn forward(
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
 ) -> Response<ReplyBody> {
-    let caller = connect::take_upgrade(connection.direction, &mut request);
+    let caller = match connect::take_upgrade(connection.direction, &mut request) {
+        Ok(caller) => caller,
+        Err(fault) => return reply::own(exchange, &fault),
+    };
     let begun = async {
         let target = connection.route(&request).await?;
         exchange.routed(&target.upstream);
@@ -54,7 +57,7 @@ async fn forward(
     };
     match attempts(&mut exchange, &target, &outgoing).await {
         Ok(answer) if answer.switches(&outgoing) => answer.switch(exchange, connection, &target, caller),
-        Ok(answer) => answer.stream(exchange, &target, &outgoing),
+        Ok(answer) => answer.stream(exchange, &target, &outgoing, caller.as_ref()),
         Err(fault) => reply::own(exchange, &fault),
     }
 }
@@ -68,7 +71,8 @@ struct Answer {
 }
 
 /// Offers the request to one instance after another for as long as it is provably unsent, or the instance was only on
-/// probation.
+/// probation, or a kept connection broke under a request that may be repeated by its method: an application that stops
+/// closes its idle connections at any moment, and the request that is on its way then cannot know (RFC 9110, 9.2.2).
 async fn attempts(exchange: &mut Exchange, target: &Target, outgoing: &Outgoing) -> Result<Answer, Fault> {
     let worker = exchange.worker.clone();
     let deadline = target.policy.timeout.request.map(|limit| Instant::now() + limit);
@@ -86,15 +90,18 @@ async fn attempts(exchange: &mut Exchange, target: &Target, outgoing: &Outgoing)
         let result = attempt_one(exchange, target, outgoing, deadline, attempt).await;
         let elsewhere = match &result {
             Ok(answer) => probe && answer.judged.outcome.is_failure(),
-            Err(fault) => probe || fault.unsent(),
+            Err(fault) => probe || fault.unsent() || (fault.stale() && outgoing.replayable()),
         };
-        if !elsewhere || exchange.attempts >= MAX_OFFERS {
+        if !elsewhere || exchange.attempts >= MAX_OFFERS || !outgoing.is_whole() {
             return result;
         }
         target.upstream.metrics.redials.inc();
         // a connection that closed under us says nothing of its instance: that one is dialled anew, once
-        if matches!(result, Err(Fault::Unsent)) && stale != Some(index) {
+        if result.as_ref().is_err_and(Fault::stale) && stale != Some(index) {
             stale = Some(index);
+            if let Some(instance) = target.upstream.set.members().nth(index) {
+                instance.pool(worker.index).drop_idle_h1();
+            }
         } else {
             tried.push(index);
         }
@@ -112,18 +119,24 @@ async fn attempt_one(
 ) -> Result<Answer, Fault> {
     let worker = exchange.worker.clone();
     exchange.attempted(&attempt);
+    (exchange.reason, exchange.grpc_status) = (None, None); // of an attempt before this one
     let instance = attempt.member().clone();
     let from_sidecar = instance.key.sidecar.is_some();
     if !from_sidecar && !target.allows_plain(exchange.direction) {
-        return Err(Fault::Denied("the instance has no identity, and the policy does not allow plain".into()));
+        return Err(Fault::PlainDenied);
     }
-    // its body began to flow with an attempt that failed unsent: what came of it is lost
     let request = outgoing.build(&instance, target.upstream.protocol).ok_or(Fault::CallerGone)?;
     let sending = send(&worker, &instance, &target.policy, &target.upstream.metrics, request);
     let mut waiting = Waiting { worker: &worker, attempt: Some(attempt), limit: target.policy.timeout.request };
     let sent = within(sending, deadline, outgoing, target).await;
     let mut attempt = waiting.attempt.take().ok_or(Fault::CallerGone)?;
-    match sent.and_then(|(response, held)| Ok((judge(exchange, &response, from_sidecar)?, response, held))) {
+    let judged = sent.and_then(|(mut response, held)| {
+        if from_sidecar {
+            connect::restore_status(&mut response);
+        }
+        Ok((judge(exchange, &response, from_sidecar)?, response, held))
+    });
+    match judged {
         Ok((judged, response, held)) => {
             attempt.answered(judged.outcome, worker.mesh.clock.now());
             Ok(Answer { response, held, attempt, judged })
@@ -202,9 +215,12 @@ fn judge(exchange: &mut Exchange, response: &Response<Incoming>, from_sidecar: b
             return Err(match reason {
                 Reason::AppUnreachable => Fault::AppUnreachable,
                 Reason::ConnectTimeout => Fault::ConnectTimeout,
-                Reason::Overloaded => Fault::Overloaded("the instance's sidecar is at its limit"),
+                Reason::Overloaded => Fault::PeerOverloaded,
                 _ => Fault::Unsent,
             });
+        }
+        if fields.contains_key(&headers::REUSED) {
+            return Err(Fault::Reset { reused: true, begun: false });
         }
         exchange.reason = Some(reason);
     }
@@ -238,10 +254,18 @@ impl Answer {
         let status = self.response.status();
         outgoing.upgrade.is_some()
             && (status == StatusCode::SWITCHING_PROTOCOLS
-                || (status == StatusCode::OK && self.response.headers().contains_key(&headers::UPGRADE)))
+                || (status == StatusCode::OK
+                    && self.attempt.member().key.sidecar.is_some()
+                    && self.response.headers().contains_key(&headers::UPGRADE)))
     }
 
-    fn stream(self, mut exchange: Box<Exchange>, target: &Target, outgoing: &Outgoing) -> Response<ReplyBody> {
+    fn stream(
+        self,
+        mut exchange: Box<Exchange>,
+        target: &Target,
+        outgoing: &Outgoing,
+        caller: Option<&connect::Caller>,
+    ) -> Response<ReplyBody> {
         let Answer { mut response, held, attempt, judged } = self;
         let from_sidecar = attempt.member().key.sidecar.is_some();
         let fields = response.headers_mut();
@@ -255,8 +279,14 @@ impl Answer {
         }
         exchange.status = Some(response.status().as_u16());
         exchange.first_byte = Some(exchange.worker.mesh.clock.now());
-        let (head, inner) = response.into_parts();
+        let (mut head, inner) = response.into_parts();
+        if let Some(caller) = caller {
+            caller.refused(&mut head);
+        }
         let flow = outgoing.flow.clone();
+        if let Some(flow) = &flow {
+            flow.forget();
+        }
         let idle = target.policy.timeout.idle.zip(flow.clone()).map(|(limit, flow)| IdleTimer::new(flow, limit));
         let needs_grpc_status = judged.needs_grpc_status;
         reply::stream(head, Parts { inner, exchange, attempt, held, flow, idle, needs_grpc_status })

@@ -52,6 +52,15 @@ pub(crate) fn own(mut exchange: Box<Exchange>, fault: &Fault) -> Response<ReplyB
     if exchange.direction == Direction::Inbound && fault.unsent() {
         fields.insert(headers::NOT_PROCESSED, HeaderValue::from_static("1"));
     }
+    if exchange.direction == Direction::Inbound && fault.stale() {
+        fields.insert(headers::REUSED, HeaderValue::from_static("1"));
+    }
+    if exchange.is_head {
+        // the fields of what GET would get, and no body: hyper's HTTP/2 would send it
+        let length = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        *response.body_mut() = Full::default();
+    }
     response.map(|text| ReplyBody::Own { text, _exchange: Some(exchange) })
 }
 

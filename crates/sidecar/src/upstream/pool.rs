@@ -31,7 +31,6 @@ pub(crate) type H1 = http1::SendRequest<SendBody>;
 pub(crate) struct H2 {
     sender: http2::SendRequest<SendBody>,
     active: AtomicU32,
-    served: AtomicU64,
     idle_since: AtomicU64,
 }
 
@@ -41,10 +40,6 @@ pub(crate) struct Lease(Arc<H2>);
 impl Lease {
     pub(crate) fn sender(&self) -> http2::SendRequest<SendBody> {
         self.0.sender.clone()
-    }
-    /// Whether it had served another exchange before this one.
-    pub(crate) fn reused(&self) -> bool {
-        self.0.served.load(Ordering::Relaxed) > 1
     }
     pub(crate) fn touch(&self, now: Time) {
         self.0.idle_since.store(now.0, Ordering::Relaxed);
@@ -91,6 +86,12 @@ impl Pool {
         Some(state.h1.remove(warmest).0)
     }
 
+    /// One of them was closed by the other side: its siblings were most likely closed with it.
+    pub(crate) fn drop_idle_h1(&self) {
+        let idle = std::mem::take(&mut self.lock().h1);
+        drop(idle);
+    }
+
     /// The response's end was reached; hyper makes the connection ready in the same turn.
     pub(crate) fn give_h1(&self, connection: H1, now: Time) {
         if connection.is_closed() {
@@ -108,7 +109,6 @@ impl Pool {
         state.h2.retain(|c| !c.sender.is_closed());
         if let Some(c) = state.h2.iter().find(|c| c.active.load(Ordering::Relaxed) < max_streams) {
             c.active.fetch_add(1, Ordering::Relaxed);
-            c.served.fetch_add(1, Ordering::Relaxed);
             return Found::Ready(Lease(c.clone()));
         }
         // a dial whose task was dropped without an outcome is over
@@ -124,7 +124,7 @@ impl Pool {
         let mut state = self.lock();
         state.dialling = None;
         let idle_since = AtomicU64::new(now.0);
-        state.h2.push(Arc::new(H2 { sender, active: AtomicU32::new(0), served: AtomicU64::new(0), idle_since }));
+        state.h2.push(Arc::new(H2 { sender, active: AtomicU32::new(0), idle_since }));
     }
 
     pub(crate) fn dial_failed(&self) {

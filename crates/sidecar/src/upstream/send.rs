@@ -45,10 +45,10 @@ pub(crate) async fn send(
 ) -> Result<(Response<Incoming>, Held), Fault> {
     if request.version() == Version::HTTP_2 {
         let lease = connect::lease_h2(worker, instance, policy, metrics).await?;
-        let reused = lease.reused();
         match lease.sender().try_send_request(request).await {
             Ok(response) => Ok((response, Held::H2(lease))),
-            Err(mut e) => Err(send_fault(e.take_message().is_some(), e.error(), reused)),
+            // a shared connection says goodbye before it closes: a break without is no keep-alive race
+            Err(mut e) => Err(send_fault(e.take_message().is_some(), e.error(), false)),
         }
     } else {
         let (mut connection, reused) = connect::take_h1(worker, instance, policy, metrics).await?;
@@ -63,9 +63,6 @@ fn send_fault(returned: bool, error: &hyper::Error, reused: bool) -> Fault {
     if returned || h2_unprocessed(error) {
         return Fault::Unsent;
     }
-    if error.is_parse_too_large() {
-        return Fault::Reset { reused: false, begun: false };
-    }
     if caller_broke(error) {
         return Fault::CallerGone;
     }
@@ -76,7 +73,7 @@ fn send_fault(returned: bool, error: &hyper::Error, reused: bool) -> Fault {
 /// (RFC 9113, sections 6.8 and 8.7).
 fn h2_unprocessed(error: &hyper::Error) -> bool {
     h2_error(error).is_some_and(|e| {
-        (e.is_go_away() && e.is_remote()) || e.reason() == Some(h2::Reason::REFUSED_STREAM)
+        e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
     })
 }
 
@@ -89,7 +86,7 @@ fn caller_broke(error: &hyper::Error) -> bool {
         }
         source = e.source();
     }
-    error.is_user()
+    false
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {

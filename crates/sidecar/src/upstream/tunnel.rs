@@ -76,7 +76,7 @@ async fn open_one(
     let (instance, policy, metrics) = (attempt.member(), &target.policy, &target.upstream.metrics);
     if instance.key.sidecar.is_none() {
         if !target.allows_plain(exchange.direction) {
-            return Err(Fault::Denied("the instance has no identity, and the policy does not allow plain".into()));
+            return Err(Fault::PlainDenied);
         }
         metrics.connections.inc();
         let dialled = tokio::time::timeout(policy.timeout.connect, connect::tcp(instance)).await;
@@ -90,11 +90,15 @@ async fn open_one(
     let mut response = answered.map_err(|_| Fault::Unsent)?;
     if response.status() != StatusCode::OK {
         let reason = response.headers().get(&reply::REASON).and_then(|r| Reason::from_word(r.as_bytes()));
+        let unprocessed = response.headers().contains_key(&headers::NOT_PROCESSED);
         return Err(match reason {
             Some(Reason::AppUnreachable) => Fault::AppUnreachable,
             Some(Reason::ConnectTimeout) => Fault::ConnectTimeout,
             Some(Reason::Denied) => Fault::Denied("the instance's sidecar does not let this workload in".into()),
-            Some(Reason::Draining) => Fault::Unsent,
+            Some(Reason::Overloaded) if unprocessed => Fault::PeerOverloaded,
+            // the two sides' configurations differ for a moment: nobody's failure
+            Some(Reason::NoRoute | Reason::BadRequest) => Fault::NoRoute,
+            _ if unprocessed => Fault::Unsent,
             _ => Fault::Reset { reused: false, begun: false },
         });
     }
