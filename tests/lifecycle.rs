@@ -188,7 +188,7 @@ fn a_sidecar_that_stands_still_holds_back_no_other() {
 
 /// GET and POST in turn.
 fn mixed(n: usize) -> Request<Full<Bytes>> {
-    if n % 2 == 0 { a_get(n) } else { a_post(n) }
+    if n.is_multiple_of(2) { a_get(n) } else { a_post(n) }
 }
 
 /// `crash`, under load: no request fails, the circuit opens on evidence of connecting alone, and closes after the return.

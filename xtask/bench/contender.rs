@@ -160,10 +160,12 @@ impl Fleet {
             Ok((role, command))
         };
         let workers = self.workers;
+        // what the bare loop speaks to the application: without it a sidecar would speak HTTP/1.1 for all but gRPC
+        let protocol = if shape.http2 { "http2" } else { "http1" };
         if !shape.is_pair() {
             let list = instances.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
             let services = format!(
-                "policies: {{bench: {{plain: allow}}}}\nservices: {{{SERVICE}: {{policy: bench, instances: [{list}]}}}}\n"
+                "policies: {{bench: {{plain: allow}}}}\nservices: {{{SERVICE}: {{policy: bench, protocol: {protocol}, instances: [{list}]}}}}\n"
             );
             let sidecar = format!(
                 "sidecar:\n  workload: {CLIENT}\n  workers: {workers}\n  outbound: [{entry}]\n  admin: {{listen: {}}}\n",
@@ -173,7 +175,7 @@ impl Fleet {
         }
         let application = instances.first().context("a pair needs an instance")?;
         let services = format!(
-            "services:\n  {SERVICE}:\n    instances:\n      - {{id: a, address: {application}, sidecar: {between}}}\n"
+            "services:\n  {SERVICE}:\n    protocol: {protocol}\n    instances:\n      - {{id: a, address: {application}, sidecar: {between}}}\n"
         );
         let identity = |name: &str| -> Result<String> {
             let Identity { certificate, key, bundle } = self.authority.workload(name)?;

@@ -29,7 +29,8 @@ pub struct Target {
 pub struct Timeouts {
     /// TCP and TLS together, to the peer's first frame. Default 1 s; 1 ms to 60 s.
     pub connect: Duration,
-    /// To the response headers. Default none: a total limit would cut server-sent events and large transfers.
+    /// To the response headers. Default none: a total limit would cut server-sent events and large transfers. A request
+    /// that tested an open circuit and got no answer may take as long once more, on another instance.
     pub request: Option<Duration>,
     /// Without a byte in either direction, for streams, uploads, downloads, upgrades and opaque TCP. Default none.
     pub idle: Option<Duration>,

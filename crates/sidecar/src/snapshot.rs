@@ -40,7 +40,10 @@ impl<T> Known<T> {
     }
     /// What is idle is forgotten; this says that it is not.
     pub(crate) fn touch(&self, now: Time) -> Option<&Arc<T>> {
-        self.used.store(now.0, Ordering::Relaxed);
+        // to the second is enough, and spares workers a cache line that all of them write
+        if now.0.saturating_sub(self.used.load(Ordering::Relaxed)) > 1_000_000_000 {
+            self.used.store(now.0, Ordering::Relaxed);
+        }
         self.found.as_ref()
     }
 }

@@ -158,7 +158,7 @@ fn write_all(out: impl Write, lines: &Receiver<Item>) {
         for line in std::iter::once(first).chain(std::iter::from_fn(|| lines.try_recv().ok())) {
             let written = match line {
                 Item::Line(line) => writeln!(out, "{line}"),
-                Item::Flush(done) => out.flush().map(|()| drop(done.try_send(()))),
+                Item::Flush(done) => out.flush().inspect(|()| done.try_send(()).unwrap_or_default()),
             };
             if written.is_err() {
                 return; // the reader is gone: further lines count as dropped

@@ -54,9 +54,9 @@ pub(crate) fn directory(timeout: Duration) -> (Directory, Desk) {
 
 impl Directory {
     /// The route that `text` (a request's authority) means.
-    pub(crate) async fn authority(&self, mesh: &Mesh, text: &str) -> Result<Arc<Route>, Fault> {
+    pub(crate) async fn authority(&self, mesh: &Mesh, text: &str, now: Time) -> Result<Arc<Route>, Fault> {
         let held = |key: &str, s: &Snapshot, now: Time| s.authorities.get(key).map(|known| known.touch(now).cloned());
-        if let Some(found) = held(text, &mesh.snapshot.load(), mesh.clock.now()) {
+        if let Some(found) = held(text, &mesh.snapshot.load(), now) {
             return found.ok_or(Fault::NoRoute);
         }
         let authority = Authority::parse(text).ok_or(Fault::BadRequest("the authority is not host[:port]".into()))?;

@@ -251,7 +251,8 @@ impl Tracked {
         if let Some(held) = self.held.take()
             && clean
         {
-            held.release(&self.exchange.worker, attempt.member());
+            let now = self.exchange.end();
+            held.release(self.exchange.worker.index, attempt.member(), now);
         }
         self.exchange.settle(attempt, classify(happening));
     }

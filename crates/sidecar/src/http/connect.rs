@@ -126,7 +126,7 @@ pub(crate) async fn tunnel(
 ) -> Response<ReplyBody> {
     let near = hyper::upgrade::on(&mut request);
     let opened = async {
-        let target = connection.route(&request).await?;
+        let target = connection.route(&request, exchange.started).await?;
         exchange.routed(&target.upstream);
         let opened = tunnel::open(&mut exchange, &target).await?;
         Ok((opened, target.policy.timeout.idle))

@@ -32,6 +32,7 @@ pub(crate) struct Exchange {
     pub(crate) grpc_status: Option<u8>,
     pub(crate) reason: Option<Reason>,
     pub(crate) first_byte: Option<Time>,
+    ended: Option<Time>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     /// Only gathered where there is a log to write them to.
@@ -102,6 +103,7 @@ impl Exchange {
             grpc_status: None,
             reason: None,
             first_byte: None,
+            ended: None,
             bytes_in: 0,
             bytes_out: 0,
             log,
@@ -132,8 +134,13 @@ impl Exchange {
     }
 
     /// Gives the permit back with its outcome and tells of the circuit that this changed.
-    pub(crate) fn settle(&self, attempt: Attempt<Instance>, outcome: Outcome) {
-        attempt.end(outcome, self.worker.mesh.clock.now());
+    pub(crate) fn settle(&mut self, attempt: Attempt<Instance>, outcome: Outcome) {
+        attempt.end(outcome, self.end());
+    }
+
+    /// The one moment at which it ended.
+    pub(crate) fn end(&mut self) -> Time {
+        *self.ended.get_or_insert_with(|| self.worker.mesh.clock.now())
     }
 
     fn metrics(&self) -> &ServiceMetrics {
@@ -172,7 +179,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let ended = self.worker.mesh.clock.now();
+        let ended = self.end();
         if self.status.is_none() && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
         }

@@ -113,7 +113,10 @@ pub(crate) fn upgrade_token<B: http_body::Body>(request: &Request<B>) -> Option<
 /// Origin form with a Host field, for HTTP/1.1.
 pub(crate) fn to_http1(parts: &mut http::request::Parts, authority: &str) {
     parts.version = Version::HTTP_11;
-    if let Ok(host) = HeaderValue::from_str(authority) {
+    // the target's authority wins over a Host field; without one the field is what the authority was taken from
+    if (parts.uri.authority().is_some() || !parts.headers.contains_key(header::HOST))
+        && let Ok(host) = HeaderValue::from_str(authority)
+    {
         parts.headers.insert(header::HOST, host);
     }
     let path = parts.uri.path_and_query().cloned();

@@ -2,7 +2,6 @@
 
 use super::body::{Flow, SendBody};
 use super::headers;
-use crate::fault::Fault;
 use crate::upstream::instance::Instance;
 use fusewire_model::service::Protocol;
 use http::header::{self, HeaderValue};
@@ -32,14 +31,12 @@ impl Outgoing {
     /// Takes the caller's request apart. `authority` is what the request was for; `idle`: a flow is needed to time it.
     pub(crate) fn new(
         request: Request<Incoming>,
-        authority: &str,
+        authority: Authority,
         upgrade: Option<HeaderValue>,
         protocol: &'static str,
         idle: bool,
-    ) -> Result<Self, Fault> {
+    ) -> Self {
         let (mut head, body) = request.into_parts();
-        let authority =
-            authority.parse().map_err(|_| Fault::BadRequest("the authority is not host[:port]".into()))?;
         head.extensions = http::Extensions::new();
         headers::strip_hop_by_hop(&mut head.headers);
         headers::strip_ours(&mut head.headers);
@@ -51,7 +48,7 @@ impl Outgoing {
         if has_body && let Some(flow) = &flow {
             flow.keep(body);
         }
-        Ok(Self { head, authority, upgrade, has_body, flow, protocol, is_grpc: protocol == "grpc" })
+        Self { head, authority, upgrade, has_body, flow, protocol, is_grpc: protocol == "grpc" }
     }
 
     /// Whether the request can serve as a probe: it may be repeated by its method (RFC 9110, section 9.2.2), and nothing

@@ -46,7 +46,7 @@ async fn forward(
         Err(fault) => return reply::own(exchange, &fault),
     };
     let begun = async {
-        let target = connection.route(&request).await?;
+        let target = connection.route(&request, exchange.started).await?;
         exchange.routed(&target.upstream);
         let outgoing = connection.outgoing(request, caller.as_ref(), &target, exchange.protocol)?;
         Ok((target, outgoing))
@@ -75,14 +75,16 @@ struct Answer {
 /// closes its idle connections at any moment, and the request that is on its way then cannot know (RFC 9110, 9.2.2).
 async fn attempts(exchange: &mut Exchange, target: &Target, outgoing: &Outgoing) -> Result<Answer, Fault> {
     let worker = exchange.worker.clone();
-    let deadline = target.policy.timeout.request.map(|limit| Instant::now() + limit);
+    let from_now = || target.policy.timeout.request.map(|limit| Instant::now() + limit);
+    let mut deadline = from_now();
     let mut tried: Vec<usize> = Vec::new();
     let mut stale: Option<usize> = None;
     // what the caller gets if nobody else can be asked
     let mut so_far: Option<Result<Answer, Fault>> = None;
+    let mut now = exchange.started;
     loop {
         let wish = Wish { random: worker.random(), replayable: outgoing.replayable(), tried: &tried };
-        let attempt = match target.upstream.admit(&wish, worker.mesh.clock.now()) {
+        let attempt = match target.upstream.admit(&wish, now) {
             Ok(attempt) => attempt,
             Err(fault) => return so_far.unwrap_or(Err(fault)),
         };
@@ -96,6 +98,9 @@ async fn attempts(exchange: &mut Exchange, target: &Target, outgoing: &Outgoing)
             return result;
         }
         target.upstream.metrics.redials.inc();
+        if probe {
+            deadline = from_now(); // an instance that hangs must not use up the time of the one that does not
+        }
         // a connection that closed under us says nothing of its instance: that one is dialled anew, once
         if result.as_ref().is_err_and(Fault::stale) && stale != Some(index) {
             stale = Some(index);
@@ -106,6 +111,7 @@ async fn attempts(exchange: &mut Exchange, target: &Target, outgoing: &Outgoing)
             tried.push(index);
         }
         so_far = Some(result);
+        now = worker.mesh.clock.now();
     }
 }
 
@@ -138,12 +144,14 @@ async fn attempt_one(
     });
     match judged {
         Ok((judged, response, held)) => {
-            attempt.answered(judged.outcome, worker.mesh.clock.now());
+            let now = worker.mesh.clock.now();
+            exchange.first_byte = Some(now);
+            attempt.answered(judged.outcome, now);
             Ok(Answer { response, held, attempt, judged })
         }
         Err(fault) => {
             let fault = fault.seen_from(exchange.direction);
-            exchange.settle(attempt, fault.blame());
+            attempt.end(fault.blame(), worker.mesh.clock.now());
             Err(fault)
         }
     }
@@ -278,7 +286,6 @@ impl Answer {
             }
         }
         exchange.status = Some(response.status().as_u16());
-        exchange.first_byte = Some(exchange.worker.mesh.clock.now());
         let (mut head, inner) = response.into_parts();
         if let Some(caller) = caller {
             caller.refused(&mut head);
@@ -309,7 +316,6 @@ impl Answer {
         headers::strip_hop_by_hop(&mut head.headers);
         let answer = caller.answer(head);
         exchange.status = Some(answer.status().as_u16());
-        exchange.first_byte = Some(exchange.worker.mesh.clock.now());
         let (guard, idle) = (connection.guard.clone(), target.policy.timeout.idle);
         tokio::spawn(async move {
             let _guard = guard;

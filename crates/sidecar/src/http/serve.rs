@@ -11,8 +11,10 @@ use crate::snapshot::Target;
 use crate::upstream::connect::{CONNECTION_WINDOW, STREAM_WINDOW};
 use fusewire_identity::SpiffeId;
 use fusewire_model::ServiceName;
+use fusewire_resilience::Time;
 use fusewire_telemetry::metrics::Direction;
 use http::Request;
+use http::uri::Authority;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -89,7 +91,7 @@ where
 
 impl Connection {
     /// Where a request goes: by authority from the application, by port from a peer's sidecar.
-    pub(crate) async fn route<B>(&self, request: &Request<B>) -> Result<Target, Fault> {
+    pub(crate) async fn route<B>(&self, request: &Request<B>, now: Time) -> Result<Target, Fault> {
         let mesh = &self.worker.mesh;
         match self.direction {
             Direction::Inbound => self.route_inbound(request),
@@ -98,7 +100,7 @@ impl Connection {
                 None => {
                     let authority = headers::authority(request)
                         .ok_or(Fault::BadRequest("the request names no authority (Host)".into()))?;
-                    let route = mesh.directory.authority(mesh, authority).await?;
+                    let route = mesh.directory.authority(mesh, authority, now).await?;
                     route.target(&Matched(request), self.worker.random())
                 }
             },
@@ -129,12 +131,14 @@ impl Connection {
         target: &Target,
         protocol: &'static str,
     ) -> Result<Outgoing, Fault> {
-        let authority = match headers::authority(&request) {
-            Some(authority) => authority.to_owned(),
-            None => target.upstream.name.to_string(),
+        let authority = match (request.uri().authority(), request.headers().get(http::header::HOST)) {
+            (Some(authority), _) => Ok(authority.clone()),
+            (None, Some(host)) => Authority::try_from(host.as_bytes()),
+            (None, None) => Authority::try_from(target.upstream.name.as_str()),
         };
+        let authority = authority.map_err(|_| Fault::BadRequest("the authority is not host[:port]".into()))?;
         let idle = target.policy.timeout.idle.is_some();
-        Outgoing::new(request, &authority, caller.map(|c| c.token.clone()), protocol, idle)
+        Ok(Outgoing::new(request, authority, caller.map(|c| c.token.clone()), protocol, idle))
     }
 }
 

@@ -80,9 +80,8 @@ impl Pool {
 
     pub(crate) fn take_h1(&self) -> Option<H1> {
         let mut state = self.lock();
-        state.h1.retain(|(c, _)| !c.is_closed());
-        // not ready: its last response has been read, but its own task has not had its turn since
-        let warmest = state.h1.iter().rposition(|(c, _)| c.is_ready())?;
+        // not ready: closed, or its last response has been read but its own task has not had its turn since
+        let warmest = state.h1.iter().rposition(|(c, _)| c.is_ready() && !c.is_closed())?;
         Some(state.h1.remove(warmest).0)
     }
 

@@ -9,6 +9,7 @@ use crate::fault::Fault;
 use crate::http::body::SendBody;
 use crate::mesh::Worker;
 use fusewire_model::policy::Policy;
+use fusewire_resilience::Time;
 use fusewire_telemetry::metrics::ServiceMetrics;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -23,10 +24,9 @@ pub(crate) enum Held {
 
 impl Held {
     /// The body ended as it should: the connection can serve another.
-    pub(crate) fn release(self, worker: &Worker, instance: &Instance) {
-        let now = worker.mesh.clock.now();
+    pub(crate) fn release(self, worker: usize, instance: &Instance, now: Time) {
         match self {
-            Held::H1(connection) => instance.pool(worker.index).give_h1(*connection, now),
+            Held::H1(connection) => instance.pool(worker).give_h1(*connection, now),
             Held::H2(lease) => lease.touch(now),
         }
     }
