@@ -1,5 +1,7 @@
 //! The demo, run as people run it: real processes, and what is left of them.
 
+#![allow(clippy::unwrap_used)] // a test that unwraps says where it failed
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

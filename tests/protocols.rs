@@ -3,6 +3,8 @@
 //! Every way is tried between two sidecars (`shop`) and from one sidecar to a plain instance (`plain`), see
 //! [`fusewire_testkit::pair`].
 
+#![allow(clippy::disallowed_methods)] // scripted ends on threads of their own: they may block, and tell one thing each
+
 #![allow(clippy::unwrap_used)]
 
 #[path = "protocols/answers.rs"]

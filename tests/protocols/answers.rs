@@ -17,7 +17,9 @@ fn http(port: u16, host: &str) -> (u16, HeaderMap) {
 fn grpc(port: u16, host: &str) -> HeaderMap {
     h2c::run(async {
         let client = h2c::client(port).await;
-        let request = h2c::request("POST", &format!("{host}/a.B/C")).header("content-type", "application/grpc").header("te", "trailers");
+        let request = h2c::request("POST", &format!("{host}/a.B/C"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
         let (response, mut up) = h2c::open(&client, request).await;
         let _ = up.send_data(vec![0u8; 5].into(), true); // refused early: the stream may be over already
         let response = response.await.unwrap();
@@ -88,9 +90,10 @@ fn an_open_circuit_is_answered_at_once_with_the_time_to_come_back() {
         }
         let (fields, trailers) = both_forms(pair.port(), host, 503, "14", "circuit-open");
         let seconds: u64 = fields["retry-after"].to_str().unwrap().parse().unwrap();
-        assert!((20..=40).contains(&seconds), "{host}: {seconds}");
+        // where nobody is left the open time is cut short, so less than the policy's 30 s; never 0
+        assert!((1..=40).contains(&seconds), "{host}: {seconds}");
         let millis: u64 = trailers["grpc-retry-pushback-ms"].to_str().unwrap().parse().unwrap();
-        assert!((20_000..=40_000).contains(&millis), "{host}: {millis}");
+        assert!((1..=40_000).contains(&millis), "{host}: {millis}");
         assert_eq!(pair.web.circuit(&format!("{host}-1")).as_deref(), Some("open"));
     }
 }
@@ -98,9 +101,16 @@ fn an_open_circuit_is_answered_at_once_with_the_time_to_come_back() {
 #[test]
 fn a_grpc_application_that_is_silent_gives_deadline_exceeded() {
     let app = Server::start(|mut conn| drop(conn.rest()));
-    let pair = Pair::shaped(FUSEWIRE, app.port, &Shape { policy: "timeout: {request: 300ms}", protocol: "http2", ..Shape::default() });
+    let pair = Pair::shaped(
+        FUSEWIRE,
+        app.port,
+        &Shape { policy: "timeout: {request: 300ms}", protocol: "http2", ..Shape::default() },
+    );
     for host in BOTH {
         let trailers = grpc(pair.port(), host);
-        assert_eq!((&trailers["grpc-status"], &trailers["fusewire-reason"]), (&"4".parse().unwrap(), &"response-timeout".parse().unwrap()));
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["fusewire-reason"]),
+            (&"4".parse().unwrap(), &"response-timeout".parse().unwrap())
+        );
     }
 }

@@ -52,13 +52,28 @@ fn one_connection_to_the_application_serves_many_requests() {
     }
 }
 
+#[test]
+fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+    let app = paths();
+    let pair = Pair::new(FUSEWIRE, app.port);
+    for host in BOTH {
+        let mut conn = Conn::connect(pair.port());
+        conn.say(format!("GET /1 HTTP/1.1\r\nhost: {host}\r\n\r\nGET /2 HTT"));
+        assert_eq!(conn.answer().unwrap().1, "/1", "{host}");
+        conn.say(format!("P/1.1\r\nhost: {host}\r\n\r\n"));
+        assert_eq!(conn.answer().unwrap().1, "/2", "{host}");
+    }
+}
+
 /// Hangs up after each third answer without having said so, and counts when it has.
 fn hangs_up(hung_up: Arc<AtomicUsize>) -> Server {
     Server::start(move |mut conn| {
         for n in 1.. {
             let Ok(head) = conn.head() else { return };
             let Ok(body) = conn.body(&head) else { return };
-            if conn.try_say(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len())).is_err() || conn.try_say(&body).is_err() {
+            if conn.try_say(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len())).is_err()
+                || conn.try_say(&body).is_err()
+            {
                 return;
             }
             if n % 3 == 0 {
@@ -164,7 +179,10 @@ fn none_of_512_streams_at_once_is_refused() {
             // all of them before a byte of the other side has been read: what it allows is not known yet
             let stream = tokio::net::TcpStream::connect(("127.0.0.1", pair.port())).await.unwrap();
             let mut builder = h2::client::Builder::new();
-            let handshake = builder.initial_max_send_streams(512).max_send_buffer_size(64 << 20).handshake::<_, bytes::Bytes>(stream);
+            let handshake = builder
+                .initial_max_send_streams(512)
+                .max_send_buffer_size(64 << 20)
+                .handshake::<_, bytes::Bytes>(stream);
             let (mut client, connection) = handshake.await.unwrap();
             let mut answers = Vec::new();
             for n in 0..512u32 {

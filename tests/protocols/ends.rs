@@ -2,6 +2,7 @@
 
 use crate::FUSEWIRE;
 use fusewire_testkit::pair::{BOTH, Shape};
+use fusewire_testkit::process::PATIENCE;
 use fusewire_testkit::raw::{Conn, Server};
 use fusewire_testkit::{Pair, eventually, h2c};
 use std::sync::mpsc::channel;
@@ -26,16 +27,19 @@ fn an_application_that_does_not_answer_within_timeout_request_gives_504() {
         conn.say(format!("GET /{host} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
         let (head, _) = conn.answer().unwrap();
         assert_eq!((head.status(), head.header("fusewire-reason")), (504, Some("response-timeout")), "{host}");
-        told.recv().unwrap();
+        told.recv_timeout(PATIENCE).unwrap();
         // and with a body, over HTTP/2
         h2c::run(async {
             let client = h2c::client(pair.port()).await;
             let (response, mut up) = h2c::open(&client, h2c::request("POST", &format!("{host}/"))).await;
             up.send_data("hello".into(), true).unwrap();
             let response = response.await.unwrap();
-            assert_eq!((response.status().as_u16(), response.headers()["fusewire-reason"].as_bytes()), (504, &b"response-timeout"[..]));
+            assert_eq!(
+                (response.status().as_u16(), response.headers()["fusewire-reason"].as_bytes()),
+                (504, &b"response-timeout"[..])
+            );
         });
-        told.recv().unwrap();
+        told.recv_timeout(PATIENCE).unwrap();
         assert_eq!(pair.logged(&pair.web, &format!("/{host}"))["reason"], "response-timeout");
     }
 }
@@ -115,10 +119,11 @@ fn callers_that_leave_before_the_answer_are_logged_and_nobody_else_is_blamed() {
             conn.say(format!("GET /{host}/{n} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
             // known to have arrived once the sidecar counts it
             eventually("the request is on its way", || {
-                pair.web.metric(&format!("fusewire_requests_in_flight{{direction=\"outbound\",service=\"{host}\"")) == Some(1.0)
+                pair.web.metric(&format!("fusewire_requests_in_flight{{direction=\"outbound\",service=\"{host}\""))
+                    == Some(1.0)
             });
             drop(conn);
-            told.recv().unwrap(); // the application's connection ends too
+            told.recv_timeout(PATIENCE).unwrap(); // the application's connection ends too
             let line = pair.logged(&pair.web, &format!("/{host}/{n}"));
             assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client-gone".into()), "{line}");
         }
@@ -159,6 +164,7 @@ fn a_caller_that_leaves_within_its_upload_is_logged_and_nobody_else_is_blamed() 
     let (tell, told) = channel();
     let app = Server::start(move |mut conn| {
         if let Ok(head) = conn.head() {
+            tell.send(true).unwrap();
             tell.send(conn.body(&head).is_err()).unwrap();
         }
     });
@@ -168,8 +174,9 @@ fn a_caller_that_leaves_within_its_upload_is_logged_and_nobody_else_is_blamed() 
             let mut conn = Conn::connect(pair.port());
             let path = format!("/{host}/{n}");
             conn.say(format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 1000\r\n\r\nhello"));
+            told.recv_timeout(PATIENCE).unwrap();
             drop(conn);
-            assert!(told.recv().unwrap(), "the application never takes half a body for a whole one");
+            assert!(told.recv_timeout(PATIENCE).unwrap(), "the application never takes half a body for a whole one");
             let line = pair.logged(&pair.web, &path);
             assert_eq!(line["reason"], "client-gone", "{line}");
         }
@@ -239,7 +246,11 @@ fn a_connection_that_ends_before_the_answer_is_a_502_with_the_reason() {
                 let mut conn = Conn::connect(pair.port());
                 conn.say(format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n"));
                 let (head, _) = conn.answer().unwrap();
-                assert_eq!((head.status(), head.header("fusewire-reason")), (502, Some("reset")), "{host} {method} {path}");
+                assert_eq!(
+                    (head.status(), head.header("fusewire-reason")),
+                    (502, Some("reset")),
+                    "{host} {method} {path}"
+                );
                 conn.say(format!("GET /ok HTTP/1.1\r\nhost: {host}\r\n\r\n"));
                 assert_eq!(conn.answer().unwrap().1, "ok", "{host} after {method} {path}");
             }
@@ -259,7 +270,8 @@ fn a_stream_reset_of_an_http2_application_is_one_for_the_caller() {
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
         }
     });
-    let pair = Pair::shaped(FUSEWIRE, app.port, &Shape { protocol: "http2", policy: "breaker: off", ..Shape::default() });
+    let pair =
+        Pair::shaped(FUSEWIRE, app.port, &Shape { protocol: "http2", policy: "breaker: off", ..Shape::default() });
     h2c::run(async {
         let client = h2c::client(pair.port()).await;
         for host in BOTH {
@@ -269,7 +281,11 @@ fn a_stream_reset_of_an_http2_application_is_one_for_the_caller() {
             up.send_data("".into(), true).unwrap();
             h2c::piece(&mut down).await.expect_err("a reset");
             let answer = h2c::call(&client, h2c::request("GET", &format!("{host}/at-once"))).await.unwrap();
-            assert_eq!((answer.status().as_u16(), answer.headers()["fusewire-reason"].as_bytes()), (502, &b"reset"[..]), "{host}");
+            assert_eq!(
+                (answer.status().as_u16(), answer.headers()["fusewire-reason"].as_bytes()),
+                (502, &b"reset"[..]),
+                "{host}"
+            );
         }
     });
 }

@@ -99,7 +99,9 @@ fn answers_without_a_body_leave_the_connection_usable() {
         }
         h2c::run(async {
             let client = h2c::client(pair.port()).await;
-            for (method, path, status) in [("HEAD", "/", 200), ("GET", "/204", 204), ("GET", "/304", 304), ("GET", "/empty", 200)] {
+            for (method, path, status) in
+                [("HEAD", "/", 200), ("GET", "/204", 204), ("GET", "/304", 304), ("GET", "/empty", 200)]
+            {
                 let answer = h2c::call(&client, h2c::request(method, &format!("{host}{path}"))).await.unwrap();
                 assert_eq!((answer.status().as_u16(), answer.body().len()), (status, 0), "{host} {method} {path}");
                 assert_eq!(answer.headers()["x-a"], "b");
@@ -133,7 +135,9 @@ fn a_refusal_reaches_a_caller_that_waits_for_100_continue_with_its_body_unsent()
     let pair = Pair::new(FUSEWIRE, app.port);
     for host in BOTH {
         let mut conn = Conn::connect(pair.port());
-        conn.say(format!("POST /up HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n\r\n"));
+        conn.say(format!(
+            "POST /up HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n\r\n"
+        ));
         let (head, body) = conn.answer().unwrap();
         assert_eq!((head.status(), body.as_str()), (413, "too large"), "{host}");
     }
@@ -184,7 +188,9 @@ fn many_headers_pass_and_too_large_ones_are_answered_with_431() {
                 match answer.status().as_u16() {
                     200 => assert_eq!(answer.headers()["x-large"].len(), size),
                     431 => assert!(size > 15_000, "{host}: {size} bytes were refused"),
-                    other => panic!("{host}: {size} bytes of headers are answered with {other} over HTTP/2: {answer:?}"),
+                    other => {
+                        panic!("{host}: {size} bytes of headers are answered with {other} over HTTP/2: {answer:?}")
+                    }
                 }
             }
         });
@@ -194,7 +200,9 @@ fn many_headers_pass_and_too_large_ones_are_answered_with_431() {
 #[test]
 fn an_http10_caller_gets_an_answer_that_ends_with_the_connection() {
     let app = Server::http(|conn, head| match head.path() {
-        "/chunked" => conn.try_say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").is_ok(),
+        "/chunked" => {
+            conn.try_say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").is_ok()
+        }
         _ => conn.try_say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").is_ok(),
     });
     let pair = Pair::new(FUSEWIRE, app.port);
@@ -219,9 +227,13 @@ fn an_http10_caller_gets_an_answer_that_ends_with_the_connection() {
 #[test]
 fn names_of_ours_are_taken_out_of_what_applications_say() {
     let app = Server::http(|conn, head| {
-        let got: Vec<&str> = head.fields.iter().map(|(n, _)| n.as_str()).filter(|n| n.starts_with("fusewire-")).collect();
+        let got: Vec<&str> =
+            head.fields.iter().map(|(n, _)| n.as_str()).filter(|n| n.starts_with("fusewire-")).collect();
         let body = got.join(",");
-        let answer = format!("HTTP/1.1 200 OK\r\nfusewire-reason: denied\r\nfusewire-x: y\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nfusewire-reason: denied\r\nfusewire-x: y\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
         conn.try_say(answer).is_ok()
     });
     let pair = Pair::new(FUSEWIRE, app.port);

@@ -44,7 +44,8 @@ fn streams_from_http2(app: u16, protocol: &str) {
     h2c::run(async {
         let client = h2c::client(pair.port()).await;
         for host in BOTH {
-            let (response, mut up) = h2c::open(&client, h2c::request("POST", &format!("{host}/")).header("te", "trailers")).await;
+            let (response, mut up) =
+                h2c::open(&client, h2c::request("POST", &format!("{host}/")).header("te", "trailers").header("trailer", "sum")).await;
             up.send_data("one".into(), false).unwrap();
             let mut down = response.await.unwrap().into_body();
             assert_eq!(h2c::exactly(&mut down, 3).await, "one", "{host}");
@@ -56,7 +57,11 @@ fn streams_from_http2(app: u16, protocol: &str) {
             up.send_trailers(trailers).unwrap();
             assert_eq!(h2c::piece(&mut down).await.unwrap(), None, "{host}");
             let back = down.trailers().await.unwrap();
-            assert_eq!(back.as_ref().and_then(|t| t.get("x-got-sum")).map(|v| v.as_bytes()), Some(&b"7"[..]), "{host} {back:?}");
+            assert_eq!(
+                back.as_ref().and_then(|t| t.get("x-got-sum")).map(|v| v.as_bytes()),
+                Some(&b"7"[..]),
+                "{host} {back:?}"
+            );
         }
     });
 }
@@ -76,7 +81,9 @@ fn streams_from_http1(app: u16, protocol: &str) {
     for host in BOTH {
         let mut conn = Conn::connect(pair.port());
         for _ in 0..2 {
-            conn.say(format!("POST / HTTP/1.1\r\nhost: {host}\r\nte: trailers\r\ntransfer-encoding: chunked\r\ntrailer: sum\r\n\r\n"));
+            conn.say(format!(
+                "POST / HTTP/1.1\r\nhost: {host}\r\nte: trailers\r\ntransfer-encoding: chunked\r\ntrailer: sum\r\n\r\n"
+            ));
             conn.say_chunk("one");
             assert_eq!(conn.head().unwrap().status(), 200, "{host}");
             assert_eq!(conn.chunk().unwrap(), b"one", "{host}");

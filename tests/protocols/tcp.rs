@@ -2,6 +2,7 @@
 
 use crate::FUSEWIRE;
 use fusewire_testkit::pair::Shape;
+use fusewire_testkit::process::PATIENCE;
 use fusewire_testkit::raw::{Conn, Server};
 use fusewire_testkit::{Pair, eventually, free_port};
 use std::io::Write;
@@ -52,7 +53,9 @@ fn bytes_are_counted_in_the_access_logs_of_both_sides() {
         conn.finish();
         assert_eq!(conn.rest().unwrap().len(), 70, "half-closed: the answer comes after the question's end");
     }
-    eventually("each connection has its line", || pair.web.access_log().len() == 2 && pair.shop.access_log().len() == 1);
+    eventually("each connection has its line", || {
+        pair.web.access_log().len() == 2 && pair.shop.access_log().len() == 1
+    });
     for line in pair.web.access_log().iter().chain(&pair.shop.access_log()) {
         assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&7.into(), &70.into()), "{line}");
         assert_eq!(line["reason"], serde_json::Value::Null, "{line}");
@@ -91,7 +94,7 @@ fn a_server_that_ends_first_still_hears_the_caller() {
         assert_eq!(conn.rest().unwrap(), b"done\n");
         conn.say("thanks");
         conn.finish();
-        assert_eq!(told.recv().unwrap(), b"thanks");
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), b"thanks");
     }
 }
 
@@ -135,7 +138,7 @@ fn a_reset_of_the_caller_ends_the_application_s_connection() {
         let mut conn = Conn::connect(port);
         assert_eq!(conn.line().unwrap(), "ready");
         conn.reset();
-        assert!(told.recv().unwrap(), "the application sees a reset, not a clean end");
+        assert!(told.recv_timeout(PATIENCE).unwrap(), "the application sees a reset, not a clean end");
     }
     eventually("both connections end", || pair.web.access_log().len() == 2);
 }

@@ -22,7 +22,9 @@ fn chat() -> Server {
             && head.header("sec-websocket-version") == Some("13")
             && head.method() == "GET";
         match head.path() {
-            "/chat?a=b" if asks && head.header("sec-websocket-key").is_some_and(|k| k.len() == 24 && k.ends_with("==")) => {
+            "/chat?a=b"
+                if asks && head.header("sec-websocket-key").is_some_and(|k| k.len() == 24 && k.ends_with("==")) =>
+            {
                 conn.say(format!(
                     "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                      sec-websocket-accept: {ACCEPT}\r\nsec-websocket-protocol: superchat\r\n\r\n"
@@ -37,7 +39,11 @@ fn chat() -> Server {
             "/plain" => conn.try_say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nplain").is_ok(),
             _ => {
                 let body = format!("not you: {head:?}");
-                conn.try_say(format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nx-why: because\r\n\r\n{body}", body.len())).is_ok()
+                conn.try_say(format!(
+                    "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nx-why: because\r\n\r\n{body}",
+                    body.len()
+                ))
+                .is_ok()
             }
         }
     })
@@ -71,7 +77,11 @@ fn a_websocket_over_http1_carries_bytes_both_ways_until_its_close() {
         assert_eq!(conn.rest().unwrap(), CLOSE, "{host}: the close frame comes back, then the connection ends");
     }
     let line = pair.logged(&pair.web, "/chat");
-    assert_eq!((&line["status"], &line["bytes_in"], &line["bytes_out"]), (&101.into(), &404.into(), &404.into()), "{line}");
+    assert_eq!(
+        (&line["status"], &line["bytes_in"], &line["bytes_out"]),
+        (&101.into(), &404.into(), &404.into()),
+        "{line}"
+    );
 }
 
 #[test]
@@ -229,7 +239,9 @@ fn connect_over_http2_opens_a_tunnel_of_bytes() {
 #[test]
 fn connect_to_nowhere_is_answered_with_the_reason() {
     let pair = Pair::new(FUSEWIRE, free_port());
-    for (host, status, reason) in [("nowhere", 404, "no-route"), ("shop", 503, "app-unreachable"), ("plain", 502, "connect-failed")] {
+    for (host, status, reason) in
+        [("nowhere", 404, "no-route"), ("shop", 503, "app-unreachable"), ("plain", 502, "connect-failed")]
+    {
         let mut conn = Conn::connect(pair.port());
         conn.say(format!("CONNECT {host}:80 HTTP/1.1\r\nhost: {host}:80\r\n\r\n"));
         let (head, _) = conn.answer().unwrap();

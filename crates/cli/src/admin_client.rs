@@ -15,9 +15,9 @@ const MAX_ANSWER: usize = 64 << 20;
 /// One request; the answer must be JSON, or a refusal in words.
 pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
     let asked = async {
-        let stream = tokio::net::UnixStream::connect(socket)
-            .await
-            .with_context(|| format!("{}: nobody answers there; is it running, and may this user?", socket.display()))?;
+        let stream = tokio::net::UnixStream::connect(socket).await.with_context(|| {
+            format!("{}: nobody answers there; is it running, and may this user?", socket.display())
+        })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let body = body.map(Value::to_string).unwrap_or_default();
@@ -37,7 +37,9 @@ pub(crate) async fn ask(socket: &Path, method: Method, path: &str, body: Option<
         }
         Ok(serde_json::from_slice(&body)?)
     };
-    tokio::time::timeout(ANSWER, asked).await.with_context(|| format!("{}: no answer within {ANSWER:?}", socket.display()))?
+    tokio::time::timeout(ANSWER, asked)
+        .await
+        .with_context(|| format!("{}: no answer within {ANSWER:?}", socket.display()))?
 }
 
 /// The same, for up to three seconds while nobody answers there: right after `fusewire control &` it is just starting.

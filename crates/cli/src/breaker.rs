@@ -53,7 +53,19 @@ fn rows(answer: &Value) -> &[Value] {
 }
 
 fn shown(answer: &Value) -> String {
-    let head = ["SERVICE", "INSTANCE", "ADDRESS", "CIRCUIT", "WHY", "OPEN FOR", "CALLS", "HARD", "SOFT", "IN FLIGHT", "LATENCY"];
+    let head = [
+        "SERVICE",
+        "INSTANCE",
+        "ADDRESS",
+        "CIRCUIT",
+        "WHY",
+        "OPEN FOR",
+        "CALLS",
+        "HARD",
+        "SOFT",
+        "IN FLIGHT",
+        "LATENCY",
+    ];
     let mut table_rows = vec![head.map(String::from).to_vec()];
     for b in rows(answer) {
         let text = |v: &Value| v.as_str().map_or_else(|| "-".to_owned(), str::to_owned);
@@ -62,9 +74,17 @@ fn shown(answer: &Value) -> String {
         let window = &b["window"];
         let mode = if b["mode"] == "enforce" { String::new() } else { format!(" ({})", text(&b["mode"])) };
         table_rows.push(vec![
-            text(&b["service"]), text(&b["instance"]), text(&b["address"]), text(&b["circuit"]) + &mode,
-            text(&b["reason"]), remaining, window["total"].to_string(), window["hard"].to_string(),
-            window["soft"].to_string(), b["in_flight"].to_string(), latency,
+            text(&b["service"]),
+            text(&b["instance"]),
+            text(&b["address"]),
+            text(&b["circuit"]) + &mode,
+            text(&b["reason"]),
+            remaining,
+            window["total"].to_string(),
+            window["hard"].to_string(),
+            window["soft"].to_string(),
+            b["in_flight"].to_string(),
+            latency,
         ]);
     }
     if table_rows.len() == 1 {

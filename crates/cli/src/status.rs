@@ -46,14 +46,22 @@ fn text(value: &Value) -> String {
 fn shown(status: &Value) -> String {
     let configuration = &status["configuration"];
     let mut out = format!("trust domain   {}\n", text(&status["trust_domain"]));
-    out += &format!("configuration  version {}, taken over {}\n", text(&configuration["version"]), text(&configuration["loaded_at"]));
+    out += &format!(
+        "configuration  version {}, taken over {}\n",
+        text(&configuration["version"]),
+        text(&configuration["loaded_at"])
+    );
     if configuration["valid"] != true {
         out += "the files have faults; this version, the last good one, stays in force:\n";
         for f in configuration["faults"].as_array().into_iter().flatten() {
             let remedy = f["remedy"].as_str().map(|r| format!(" ({r})")).unwrap_or_default();
             out += &format!(
                 "  {}:{}:{}: {}: {}{remedy}\n",
-                text(&f["file"]), f["line"], f["column"], text(&f["path"]), text(&f["message"])
+                text(&f["file"]),
+                f["line"],
+                f["column"],
+                text(&f["path"]),
+                text(&f["message"])
             );
         }
     }
@@ -63,13 +71,22 @@ fn shown(status: &Value) -> String {
     for s in sidecars(status) {
         let current = if s["current"] == true { "yes" } else { "no" };
         rows.push(vec![
-            text(&s["workload"]), text(&s["instance"]), text(&s["address"]), text(&s["program_version"]),
-            text(&s["acked_version"]), current.into(), text(&s["subscriptions"]),
+            text(&s["workload"]),
+            text(&s["instance"]),
+            text(&s["address"]),
+            text(&s["program_version"]),
+            text(&s["acked_version"]),
+            current.into(),
+            text(&s["subscriptions"]),
         ]);
         for n in s["nacks"].as_array().into_iter().flatten() {
             nacks += &format!(
                 "{} refused {} {}: {}: {}\n",
-                text(&s["workload"]), text(&n["kind"]), text(&n["name"]), text(&n["path"]), text(&n["message"])
+                text(&s["workload"]),
+                text(&n["kind"]),
+                text(&n["name"]),
+                text(&n["path"]),
+                text(&n["message"])
             );
         }
     }

@@ -40,7 +40,8 @@ enum Command {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    fusewire_model::yaml::parse_duration(text).ok_or_else(|| "write a number and its unit, such as 30s, 10m or 24h".into())
+    fusewire_model::yaml::parse_duration(text)
+        .ok_or_else(|| "write a number and its unit, such as 30s, 10m or 24h".into())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {

@@ -26,11 +26,9 @@ pub(crate) async fn answer(mesh: Arc<Mesh>, reveal: Reveal, asked: Asked) -> Ans
     match (asked.path.as_str(), reveal) {
         ("/live", _) => text(StatusCode::OK, "text/plain", "live\n"),
         ("/ready", _) => ready(&mesh),
-        ("/metrics", _) => text(
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            mesh.metrics.encode(),
-        ),
+        ("/metrics", _) => {
+            text(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", mesh.metrics.encode())
+        }
         ("/config", Reveal::All) => json(StatusCode::OK, &config(&mesh)),
         ("/breakers", Reveal::All) => json(StatusCode::OK, &breakers(&mesh)),
         ("/breakers/events", Reveal::All) => {

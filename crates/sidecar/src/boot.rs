@@ -10,11 +10,11 @@ use crate::drain::Drain;
 use crate::listener::{self, Outbound};
 use crate::mesh::{Mesh, Worker};
 use crate::snapshot::Snapshot;
-use crate::watch::{self, Events};
 use crate::trust;
+use crate::watch::{self, Events};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use fusewire_model::node::{AccessLog as LogSetting, SidecarSettings};
 use fusewire_model::World;
+use fusewire_model::node::{AccessLog as LogSetting, SidecarSettings};
 use fusewire_telemetry::access_log::{AccessLog, Format};
 use fusewire_telemetry::admin as endpoint;
 use fusewire_telemetry::metrics::{Direction, Metrics};
@@ -194,7 +194,8 @@ fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, Sidecar
         }
         let inbound = sockets.inbound.as_ref().map(TcpListener::try_clone).transpose().map_err(SidecarError::Thread)?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SidecarError::Thread)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SidecarError::Thread)?;
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             runtime.block_on(async move {
                 for (listener, to) in outbound {
@@ -214,11 +215,7 @@ fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, Sidecar
     Ok(workers)
 }
 
-fn serve_admin(
-    mesh: &Arc<Mesh>,
-    tcp: Option<tokio::net::TcpListener>,
-    unix: Option<endpoint::Socket>,
-) -> JoinSet<()> {
+fn serve_admin(mesh: &Arc<Mesh>, tcp: Option<tokio::net::TcpListener>, unix: Option<endpoint::Socket>) -> JoinSet<()> {
     let listeners = tcp
         .map(|l| (endpoint::Listener::Tcp(l), Reveal::Health))
         .into_iter()

@@ -16,8 +16,12 @@ pub(crate) enum Fault {
     DiscoveryTimeout,
     Denied(Cow<'static, str>),
     BadRequest(Cow<'static, str>),
+    /// The request's fields add up to more than any sidecar carries.
+    TooLarge,
     NoInstance,
-    CircuitOpen { retry_after: Duration },
+    CircuitOpen {
+        retry_after: Duration,
+    },
     /// Every instance was tried and refused the request before it was sent.
     AllTried,
     ConnectFailed(std::io::ErrorKind),
@@ -32,11 +36,19 @@ pub(crate) enum Fault {
     PeerRefused(String),
     /// The peer refused our certificate, or we have none.
     OwnIdentity(String),
-    WrongIdentity { expected: String, got: String },
+    WrongIdentity {
+        expected: String,
+        got: String,
+    },
     /// The connection closed before a byte of the request was written, or the peer said that it did not process it.
     Unsent,
     /// The connection broke with the request on it. `reused`: it had served another before; `begun`: response headers had come.
-    Reset { reused: bool, begun: bool },
+    Reset {
+        reused: bool,
+        begun: bool,
+    },
+    /// The answer's fields add up to more than any sidecar carries.
+    AnswerTooLarge,
     ResponseTimeout,
     IdleTimeout,
     /// The caller's side broke while its body was being read.
@@ -50,6 +62,7 @@ impl Fault {
             Fault::NoRoute => Reason::NoRoute,
             Fault::Denied(_) | Fault::PlainDenied => Reason::Denied,
             Fault::BadRequest(_) => Reason::BadRequest,
+            Fault::TooLarge => Reason::HeaderTooLarge,
             // not 404: the name may well exist, and the caller may try again
             Fault::NoInstance | Fault::DiscoveryTimeout => Reason::NoInstance,
             Fault::CircuitOpen { .. } => Reason::CircuitOpen,
@@ -59,7 +72,7 @@ impl Fault {
             Fault::PeerRefused(_) | Fault::OwnIdentity(_) => Reason::TlsFailed,
             Fault::WrongIdentity { .. } => Reason::WrongIdentity,
             Fault::PeerOverloaded => Reason::Overloaded,
-            Fault::Unsent | Fault::Reset { .. } => Reason::Reset,
+            Fault::Unsent | Fault::Reset { .. } | Fault::AnswerTooLarge => Reason::Reset,
             Fault::ResponseTimeout | Fault::IdleTimeout => Reason::ResponseTimeout,
             Fault::CallerGone => Reason::ClientGone,
             Fault::Draining => Reason::Draining,
@@ -81,6 +94,7 @@ impl Fault {
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
+            | Fault::TooLarge
             | Fault::NoInstance
             | Fault::CircuitOpen { .. }
             | Fault::AllTried
@@ -96,7 +110,7 @@ impl Fault {
             Fault::Unsent => Happening::Unsent,
             Fault::Reset { begun: true, .. } => Happening::Truncated,
             Fault::Reset { reused: true, begun: false } => Happening::ResetReused,
-            Fault::Reset { reused: false, begun: false } => Happening::Reset,
+            Fault::Reset { reused: false, begun: false } | Fault::AnswerTooLarge => Happening::Reset,
             Fault::ResponseTimeout | Fault::IdleTimeout => Happening::Timeout,
         })
     }
@@ -118,12 +132,13 @@ impl Fault {
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
+            | Fault::TooLarge
             | Fault::NoInstance
             | Fault::CircuitOpen { .. }
             | Fault::AllTried
             | Fault::CallerGone
             | Fault::Draining => false,
-            Fault::Reset { .. } | Fault::ResponseTimeout | Fault::IdleTimeout => false,
+            Fault::Reset { .. } | Fault::AnswerTooLarge | Fault::ResponseTimeout | Fault::IdleTimeout => false,
         }
     }
 
@@ -136,8 +151,12 @@ impl Fault {
     pub(crate) fn detail(&self) -> Option<Cow<'static, str>> {
         Some(match self {
             Fault::NoRoute => "no route or service has this authority, path, method and headers".into(),
-            Fault::DiscoveryTimeout => "the control plane did not answer in time and nothing is held for this authority".into(),
+            Fault::DiscoveryTimeout => {
+                "the control plane did not answer in time and nothing is held for this authority".into()
+            }
             Fault::Denied(why) | Fault::BadRequest(why) => why.clone(),
+            Fault::TooLarge => "the request's fields are larger than 64 KiB".into(),
+            Fault::AnswerTooLarge => "the answer's fields are larger than 64 KiB".into(),
             Fault::NoInstance => "the service has no instances".into(),
             Fault::CircuitOpen { .. } => "scope=instance: every instance's circuit is open".into(),
             Fault::AllTried => "every instance was tried".into(),

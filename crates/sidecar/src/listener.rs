@@ -83,7 +83,12 @@ async fn http(worker: Arc<Worker>, stream: TcpStream, fixed: Option<ServiceName>
         Detected::Tls | Detected::Nothing | Detected::Silent => return,
     };
     let _open = Counted::new(&worker.mesh);
-    serve(io, http, Arc::new(Connection { worker: worker.clone(), direction: Direction::Outbound, peer: None, fixed, guard })).await;
+    serve(
+        io,
+        http,
+        Arc::new(Connection { worker: worker.clone(), direction: Direction::Outbound, peer: None, fixed, guard }),
+    )
+    .await;
 }
 
 pub(crate) async fn inbound(worker: Arc<Worker>, listener: TcpListener) {
@@ -103,7 +108,8 @@ pub(crate) async fn inbound(worker: Arc<Worker>, listener: TcpListener) {
             };
             let _open = Counted::new(&worker.mesh);
             let peer = Some(Arc::new(id));
-            let connection = Connection { worker: worker.clone(), direction: Direction::Inbound, peer, fixed: None, guard };
+            let connection =
+                Connection { worker: worker.clone(), direction: Direction::Inbound, peer, fixed: None, guard };
             serve(io, Http::Two, Arc::new(connection)).await;
         });
     })

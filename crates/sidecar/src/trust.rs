@@ -7,8 +7,8 @@ use crate::clock;
 use crate::mesh::{Mesh, Tls};
 use fusewire_api::v1;
 use fusewire_identity::{
-    ALPN_CONTROL, ALPN_WIRE, Bundle, Clients, Identity, IdentityError, JoinToken, PrivateKey, client_config, csr,
-    UnixTime, joining_client_config, server_config, unchecked_name,
+    ALPN_CONTROL, ALPN_WIRE, Bundle, Clients, Identity, IdentityError, JoinToken, PrivateKey, UnixTime, client_config,
+    csr, joining_client_config, server_config, unchecked_name,
 };
 use fusewire_model::node::SidecarSettings;
 use fusewire_model::resource::Trust;
@@ -144,13 +144,16 @@ async fn obtain(mesh: &Mesh, control: &str) -> Result<Identity, BoxError> {
     let request = v1::SignRequest { csr: csr(&key, id)?, token };
     let mut client = v1::identity_client::IdentityClient::new(channel(control, tls).await?);
     let signed = tokio::time::timeout(CALL, client.sign(request)).await??.into_inner();
-    let identity = Identity::from_pem(signed.chain_pem.as_bytes(), key.to_pem().as_bytes(), signed.bundle_pem.as_bytes())?;
+    let identity =
+        Identity::from_pem(signed.chain_pem.as_bytes(), key.to_pem().as_bytes(), signed.bundle_pem.as_bytes())?;
     expect_workload(&mesh.settings, identity)
 }
 
 fn token(settings: &SidecarSettings) -> Result<String, BoxError> {
     let Some(path) = &settings.token_file else {
-        return Err("sidecar.token_file is not set: make a token with `fusewire token create` at the control plane".into());
+        return Err(
+            "sidecar.token_file is not set: make a token with `fusewire token create` at the control plane".into()
+        );
     };
     let text = std::fs::read_to_string(path).map_err(|e| format!("sidecar.token_file: {}: {e}", path.display()))?;
     Ok(text.trim().to_owned())

@@ -107,7 +107,15 @@ fn tell(mesh: &Mesh, upstream: &Upstream, instance: &str, t: &Transition) {
     };
     mesh.metrics.breaker_state(service, instance, state);
     tracing::info!(
-        service, instance, from, reason, open_ms, total = t.total, hard = t.hard, soft = t.soft, observed = t.observed,
+        service,
+        instance,
+        from,
+        reason,
+        open_ms,
+        total = t.total,
+        hard = t.hard,
+        soft = t.soft,
+        observed = t.observed,
         "circuit {to}"
     );
     mesh.events.push(Event {

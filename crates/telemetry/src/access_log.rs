@@ -3,9 +3,9 @@
 //! Lines go through a bounded queue to a thread of their own: a terminal or disk that stalls costs lines (counted in
 //! `fusewire_access_log_dropped_total`), never a request.
 
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use std::io::Write;
-use prometheus_client::metrics::counter::Counter;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -95,10 +95,21 @@ impl Format {
                 let probe = if line.probe { " probe" } else { "" };
                 format!(
                     "{time} {} {} {} {}{} {} {}{grpc} service={} instance={} peer={} attempts={} first_byte={}us duration={}us in={} out={}{reason}{detail}{probe}",
-                    line.direction, line.protocol, text(line.method), text(line.authority), text(line.path), line.status,
+                    line.direction,
+                    line.protocol,
+                    text(line.method),
+                    text(line.authority),
+                    text(line.path),
+                    line.status,
                     if line.reason.is_some() { "mesh" } else { "app" },
-                    or(line.service), or(line.instance), or(line.peer), line.attempts, line.first_byte_us,
-                    line.duration_us, line.bytes_in, line.bytes_out,
+                    or(line.service),
+                    or(line.instance),
+                    or(line.peer),
+                    line.attempts,
+                    line.first_byte_us,
+                    line.duration_us,
+                    line.bytes_in,
+                    line.bytes_out,
                 )
             }
         }
@@ -126,7 +137,12 @@ pub struct AccessLog {
 
 impl AccessLog {
     /// Starts the writer thread. `dropped` counts the lines lost.
-    pub fn to(out: impl Write + Send + 'static, format: Format, errors_only: bool, dropped: Counter) -> std::io::Result<Self> {
+    pub fn to(
+        out: impl Write + Send + 'static,
+        format: Format,
+        errors_only: bool,
+        dropped: Counter,
+    ) -> std::io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
         std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(out, &lines))?;
         Ok(Self { format, errors_only, queue, dropped })

@@ -169,7 +169,9 @@ where
             let (head, body) = request.into_parts();
             let body = match tokio::time::timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
                 Ok(Ok(body)) => body,
-                Ok(Err(_)) => return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the body is over 64 KiB\n")),
+                Ok(Err(_)) => {
+                    return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the body is over 64 KiB\n"));
+                }
                 Err(_) => return Ok(text(StatusCode::REQUEST_TIMEOUT, "text/plain", "the body did not come\n")),
             };
             let asked = Asked {

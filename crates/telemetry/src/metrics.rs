@@ -107,8 +107,7 @@ impl ServiceMetrics {
     }
     /// An answer, or the lack of one, that was ours.
     pub fn reason(&self, reason: Reason) {
-        let labels =
-            ReasonLabels { direction: self.direction, service: self.service.clone(), reason: reason.word() };
+        let labels = ReasonLabels { direction: self.direction, service: self.service.clone(), reason: reason.word() };
         self.reasons.get_or_create(&labels).inc();
     }
 }
@@ -176,7 +175,12 @@ impl Metrics {
         };
         let r = &mut registry;
         r.register("responses", "Responses by class, ours included", m.responses.clone());
-        r.register_with_unit("request_duration", "Time to the end of the response body", Unit::Seconds, m.seconds.clone());
+        r.register_with_unit(
+            "request_duration",
+            "Time to the end of the response body",
+            Unit::Seconds,
+            m.seconds.clone(),
+        );
         r.register("requests_in_flight", "Requests without an end yet", m.in_flight.clone());
         r.register_with_unit("received", "Body bytes from the caller", Unit::Bytes, m.bytes_received.clone());
         r.register_with_unit("sent", "Body bytes to the caller", Unit::Bytes, m.bytes_sent.clone());
@@ -186,13 +190,21 @@ impl Metrics {
         r.register("breaker_probes", "Requests that tested an open circuit", m.probes.clone());
         r.register("redials", "Provably unsent requests that were sent again", m.redials.clone());
         r.register("request_errors", "Answers that the mesh originated, by reason", m.reasons.clone());
-        r.register("breaker_state", "0 closed, 1 open, 2 half-open; instances that are not closed", m.breaker_state.clone());
+        r.register(
+            "breaker_state",
+            "0 closed, 1 open, 2 half-open; instances that are not closed",
+            m.breaker_state.clone(),
+        );
         r.register("breaker_transitions", "Changes of circuits", m.transitions.clone());
         r.register("tls_refused", "Handshakes that failed, by cause", m.tls_refused.clone());
         r.register("downstream_connections", "Connections accepted and open", m.downstream_connections.clone());
         r.register("config_connected", "1 while the control plane's stream is up", m.config_connected.clone());
         r.register("config_nacks", "Resources refused", m.config_nacks.clone());
-        r.register("identity_expires", "Unix time in seconds at which the certificate ends", m.identity_expires.clone());
+        r.register(
+            "identity_expires",
+            "Unix time in seconds at which the certificate ends",
+            m.identity_expires.clone(),
+        );
         r.register("access_log_dropped", "Log lines lost to a slow reader", m.access_log_dropped.clone());
         m.registry = registry;
         m
@@ -230,7 +242,12 @@ impl Metrics {
         self.seconds.remove(&l);
         self.in_flight.remove(&l);
         let counters = [
-            &self.bytes_received, &self.bytes_sent, &self.connections, &self.rejected, &self.would_reject, &self.probes,
+            &self.bytes_received,
+            &self.bytes_sent,
+            &self.connections,
+            &self.rejected,
+            &self.would_reject,
+            &self.probes,
             &self.redials,
         ];
         for family in counters {

@@ -14,7 +14,9 @@ pub use h2::client::SendRequest;
 /// Runs a test's asynchronous part; nothing in it may take longer than [`PATIENCE`] twice over.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
     let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    rt.block_on(async { tokio::time::timeout(PATIENCE * 2, test).await.expect("the test's exchange did not end in time") })
+    rt.block_on(async {
+        tokio::time::timeout(PATIENCE * 2, test).await.expect("the test's exchange did not end in time")
+    })
 }
 
 /// A new connection to 127.0.0.1:`port`.
@@ -34,7 +36,10 @@ pub fn request(method: &str, target: &str) -> http::request::Builder {
 }
 
 /// Sends a request whose body follows on the returned stream; the response is awaited separately.
-pub async fn open(client: &SendRequest<Bytes>, request: http::request::Builder) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+pub async fn open(
+    client: &SendRequest<Bytes>,
+    request: http::request::Builder,
+) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
     let mut client = client.clone().ready().await.unwrap();
     client.send_request(request.body(()).unwrap(), false).unwrap()
 }
@@ -49,13 +54,16 @@ pub async fn call(client: &SendRequest<Bytes>, request: http::request::Builder) 
 
 /// The next piece of a body, its window given back; `None` at the end.
 pub async fn piece(body: &mut RecvStream) -> Result<Option<Bytes>, h2::Error> {
-    match body.data().await {
-        Some(Ok(data)) => {
-            let _ = body.flow_control().release_capacity(data.len());
-            Ok(Some(data))
+    loop {
+        match body.data().await {
+            Some(Ok(data)) if data.is_empty() => {} // says nothing, and may stand before an end
+            Some(Ok(data)) => {
+                let _ = body.flow_control().release_capacity(data.len());
+                return Ok(Some(data));
+            }
+            Some(Err(e)) => return Err(e),
+            None => return Ok(None),
         }
-        Some(Err(e)) => Err(e),
-        None => Ok(None),
     }
 }
 
@@ -92,7 +100,7 @@ impl App {
     {
         let serve = Arc::new(serve);
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             rt.block_on(async move {
@@ -128,7 +136,12 @@ where
 }
 
 /// A whole answer with trailers.
-pub fn answer(respond: &mut SendResponse<Bytes>, response: http::response::Builder, body: &[u8], trailers: Option<HeaderMap>) {
+pub fn answer(
+    respond: &mut SendResponse<Bytes>,
+    response: http::response::Builder,
+    body: &[u8],
+    trailers: Option<HeaderMap>,
+) {
     let mut stream = respond.send_response(response.body(()).unwrap(), body.is_empty() && trailers.is_none()).unwrap();
     if !body.is_empty() {
         stream.send_data(Bytes::copy_from_slice(body), trailers.is_none()).unwrap();

@@ -61,7 +61,9 @@ impl Mesh {
             .args(["--data-dir", "control"])
             .args(extra);
         self.control = Some(Process::start(&mut command, self.path("control.log")));
-        eventually("the control plane listens", || accepts(self.control_port) && self.path("control/control.sock").exists());
+        eventually("the control plane listens", || {
+            accepts(self.control_port) && self.path("control/control.sock").exists()
+        });
     }
     /// SIGKILL.
     pub fn kill_control(&mut self) {
@@ -95,7 +97,14 @@ impl Mesh {
         self.sidecar_listening(workload, instance, inbound, "", more)
     }
     /// The same, with more outbound listeners: `, {listen: 127.0.0.1:1, service: echo, protocol: opaque}`.
-    pub fn sidecar_listening(&self, workload: &str, instance: &str, inbound: Option<u16>, listeners: &str, more: &str) -> Sidecar {
+    pub fn sidecar_listening(
+        &self,
+        workload: &str,
+        instance: &str,
+        inbound: Option<u16>,
+        listeners: &str,
+        more: &str,
+    ) -> Sidecar {
         let (outbound, admin) = (free_port(), free_port());
         let token = self.path(&format!("{workload}.token"));
         if !token.exists() {
@@ -155,7 +164,9 @@ fn start_sidecar(binary: &Path, dir: &Path, name: &str) -> Process {
 
 impl Sidecar {
     pub fn wait_ready(&self) {
-        eventually(&format!("sidecar {} is ready", self.name), || self.get("/ready").is_some_and(|(status, _)| status == 200));
+        eventually(&format!("sidecar {} is ready", self.name), || {
+            self.get("/ready").is_some_and(|(status, _)| status == 200)
+        });
     }
     /// GET on the admin address: status and body.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
@@ -188,6 +199,11 @@ impl Sidecar {
     }
     /// The access log's lines so far.
     pub fn access_log(&self) -> Vec<Value> {
-        self.process.output().lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).filter(|v| v.is_object()).collect()
+        self.process
+            .output()
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+            .filter(|v| v.is_object())
+            .collect()
     }
 }

@@ -79,6 +79,7 @@ impl Drop for Process {
 
 /// Waits until `condition` holds, at most [`PATIENCE`]; `what` says what was waited for.
 #[track_caller]
+#[expect(clippy::disallowed_methods, reason = "the one place that polls; its thread has nothing else to do")]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !condition() {

@@ -108,7 +108,8 @@ impl Conn {
     /// The next chunk; empty at the end, where [`Conn::trailers`] come next.
     pub fn chunk(&mut self) -> Result<Vec<u8>> {
         let line = self.line()?;
-        let size = usize::from_str_radix(line.trim(), 16).map_err(|_| std::io::Error::other(format!("no chunk size: {line:?}")))?;
+        let size = usize::from_str_radix(line.trim(), 16)
+            .map_err(|_| std::io::Error::other(format!("no chunk size: {line:?}")))?;
         let data = self.exact(size)?;
         if size > 0 {
             self.exact(2)?;
@@ -178,7 +179,8 @@ pub struct Server {
 impl Server {
     pub fn start(serve: impl Fn(Conn) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(loopback(0)).unwrap();
-        let server = Self { port: listener.local_addr().unwrap().port(), accepted: Arc::default(), over: Arc::default() };
+        let server =
+            Self { port: listener.local_addr().unwrap().port(), accepted: Arc::default(), over: Arc::default() };
         let (accepted, over, serve) = (server.accepted.clone(), server.over.clone(), Arc::new(serve));
         std::thread::spawn(move || {
             for stream in listener.incoming() {

@@ -19,7 +19,9 @@ const EVENTS: usize = 10;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
     /// In place.
-    Live { colours: bool },
+    Live {
+        colours: bool,
+    },
     Lines,
     /// Standard output belongs to the JSON.
     Aside,
@@ -89,7 +91,10 @@ impl Screen {
             }
             How::Live { .. } => {
                 let second = at.as_secs_f64();
-                lines.insert(0, format!("{second:.0}s; the last second, as the applications and the client measured it"));
+                lines.insert(
+                    0,
+                    format!("{second:.0}s; the last second, as the applications and the client measured it"),
+                );
                 self.table = lines;
                 self.draw()
             }

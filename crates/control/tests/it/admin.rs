@@ -1,7 +1,7 @@
-use fusewire_telemetry::admin::BindError;
 use crate::harness::{Control, settings};
 use crate::wire::join;
 use fusewire_control::ControlError;
+use fusewire_telemetry::admin::BindError;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 

@@ -7,7 +7,10 @@ use super::held::{Held, IDLE, Noted};
 use super::saved;
 use crate::mesh::Mesh;
 use crate::trust;
-use fusewire_api::{MAX_MESSAGE_BYTES, WIRE_VERSIONS, answer_from_wire, kind_from_wire, kind_to_wire, resource_from_wire, target_to_wire, v1};
+use fusewire_api::{
+    MAX_MESSAGE_BYTES, WIRE_VERSIONS, answer_from_wire, kind_from_wire, kind_to_wire, resource_from_wire,
+    target_to_wire, v1,
+};
 use fusewire_model::resource::{Key, Kind, Resource, Subscription};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -121,9 +124,8 @@ impl State {
             name: key.name.clone(),
             hash: stored.hash.clone(),
         });
-        const KINDS: [Kind; 7] = [
-            Kind::Trust, Kind::Policy, Kind::Service, Kind::Endpoints, Kind::Override, Kind::Inbound, Kind::Route,
-        ];
+        const KINDS: [Kind; 7] =
+            [Kind::Trust, Kind::Policy, Kind::Service, Kind::Endpoints, Kind::Override, Kind::Inbound, Kind::Route];
         v1::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             wire: WIRE_VERSIONS.to_vec(),

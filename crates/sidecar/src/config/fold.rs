@@ -117,11 +117,7 @@ impl Fold {
 
     fn route(&self, held: &Held, table: &RouteTable) -> Route {
         let rules = table.rules.iter().map(|rule| RouteRule {
-            upstreams: rule
-                .backends
-                .iter()
-                .map(|b| self.upstreams.get(&outbound_key(&b.service)).cloned())
-                .collect(),
+            upstreams: rule.backends.iter().map(|b| self.upstreams.get(&outbound_key(&b.service)).cloned()).collect(),
             policy: rule.policy.as_ref().and_then(|name| policy(held, name)),
             rule: rule.clone(),
         });

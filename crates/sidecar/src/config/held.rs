@@ -43,7 +43,8 @@ impl Held {
         if self.subscriptions.contains_key(&subscription) {
             return Noted::Already;
         }
-        let in_place_of = if self.subscriptions.len() >= MAX_SUBSCRIPTIONS { self.forget_longest_unused() } else { None };
+        let in_place_of =
+            if self.subscriptions.len() >= MAX_SUBSCRIPTIONS { self.forget_longest_unused() } else { None };
         self.subscriptions.insert(subscription, Standing { answer: None, used: Arc::new(AtomicU64::new(now.0)) });
         Noted::New { in_place_of }
     }

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -40,6 +40,7 @@ pub(crate) struct Flow {
     pub(crate) received: AtomicU64,
     /// Bumped at every frame in either direction; the idle timer compares.
     moves: AtomicU64,
+    broke: AtomicBool,
 }
 
 impl Flow {
@@ -59,6 +60,10 @@ impl Flow {
     /// The request was answered: it is not sent again.
     pub(crate) fn forget(&self) {
         drop(self.take());
+    }
+    /// Whether the caller's body broke off: what followed from that is nobody else's failure.
+    pub(crate) fn broke(&self) -> bool {
+        self.broke.load(Ordering::Relaxed)
     }
     fn moved(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
@@ -87,7 +92,12 @@ pub(crate) struct Source {
 pub(crate) enum SendBody {
     Empty,
     /// `at`: how many of the kept pieces were sent; `whole`: they are all that was ever read.
-    Stream { source: Option<Source>, at: usize, whole: bool, flow: Arc<Flow> },
+    Stream {
+        source: Option<Source>,
+        at: usize,
+        whole: bool,
+        flow: Arc<Flow>,
+    },
 }
 
 impl SendBody {
@@ -133,7 +143,10 @@ impl Body for SendBody {
                     }
                 }
             }
-            Some(Err(_)) => *whole = false,
+            Some(Err(_)) => {
+                *whole = false;
+                flow.broke.store(true, Ordering::Relaxed);
+            }
             None => {}
         }
         Poll::Ready(frame.map(|f| f.map_err(CallerBroke)))
@@ -197,7 +210,10 @@ impl IdleTimer {
 /// A response body towards the caller.
 pub(crate) enum ReplyBody {
     /// The mesh's own answer; the exchange ends with it.
-    Own { text: Full<Bytes>, _exchange: Option<Box<Exchange>> },
+    Own {
+        text: Full<Bytes>,
+        _exchange: Option<Box<Exchange>>,
+    },
     Stream(Box<Tracked>),
 }
 
@@ -293,8 +309,9 @@ impl Tracked {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(e))) => {
-                self.exchange.reason = Some(Reason::Reset);
-                self.ended(Happening::Truncated, false);
+                let left = self.flow.as_ref().is_some_and(|f| f.broke());
+                self.exchange.reason = Some(if left { Reason::ClientGone } else { Reason::Reset });
+                self.ended(if left { Happening::Local } else { Happening::Truncated }, false);
                 Poll::Ready(Some(Err(e.into())))
             }
             Poll::Ready(Some(Ok(mut frame))) => {

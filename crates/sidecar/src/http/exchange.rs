@@ -10,9 +10,9 @@ use crate::upstream::instance::Instance;
 use crate::upstream::service::Upstream;
 use fusewire_identity::SpiffeId;
 use fusewire_resilience::{Attempt, Outcome, Time};
+use fusewire_telemetry::Reason;
 use fusewire_telemetry::access_log::Line;
 use fusewire_telemetry::metrics::{Direction, ServiceMetrics};
-use fusewire_telemetry::Reason;
 use http::{Method, Request, Version};
 use std::sync::Arc;
 
@@ -122,7 +122,9 @@ impl Exchange {
         if let Some(log) = &mut self.log {
             log.instance.clone_from(&attempt.member().key.id);
         }
-        if self.probe && let Some(upstream) = &self.upstream {
+        if self.probe
+            && let Some(upstream) = &self.upstream
+        {
             upstream.metrics.probes.inc();
         }
     }

@@ -21,6 +21,17 @@ pub(crate) const REUSED: HeaderName = HeaderName::from_static("fusewire-reused")
 /// On an answer: no application saw the request.
 pub(crate) const NOT_PROCESSED: HeaderName = HeaderName::from_static("fusewire-not-processed");
 
+/// What the fields of a request or an answer may add up to. More than most applications take, and less than what would
+/// end the connection between sidecars, with everybody else's streams, for too many CONTINUATION frames.
+const MAX_FIELDS: usize = 64 << 10;
+/// The same as a setting of HTTP/2, with room for our own fields.
+pub(crate) const MAX_FIELDS_H2: u32 = (MAX_FIELDS as u32) + (16 << 10);
+
+/// Counted as HTTP/2 counts (RFC 9113, section 6.5.2).
+pub(crate) fn too_large(headers: &HeaderMap, path: usize) -> bool {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>() + path > MAX_FIELDS
+}
+
 /// RFC 9110, section 7.6.1: fields that are for this connection only, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,

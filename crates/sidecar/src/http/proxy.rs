@@ -150,7 +150,8 @@ async fn attempt_one(
             Ok(Answer { response, held, attempt, judged })
         }
         Err(fault) => {
-            let fault = fault.seen_from(exchange.direction);
+            let left = matches!(fault, Fault::Reset { .. }) && outgoing.flow.as_ref().is_some_and(|f| f.broke());
+            let fault = if left { Fault::CallerGone } else { fault.seen_from(exchange.direction) };
             attempt.end(fault.blame(), worker.mesh.clock.now());
             Err(fault)
         }
@@ -217,6 +218,9 @@ struct Judged {
 fn judge(exchange: &mut Exchange, response: &Response<Incoming>, from_sidecar: bool) -> Result<Judged, Fault> {
     let fields = response.headers();
     let status = response.status();
+    if headers::too_large(fields, 0) {
+        return Err(Fault::AnswerTooLarge);
+    }
     let reason = fields.get(&reply::REASON).filter(|_| from_sidecar).and_then(|r| Reason::from_word(r.as_bytes()));
     if let Some(reason) = reason {
         if fields.contains_key(&headers::NOT_PROCESSED) {

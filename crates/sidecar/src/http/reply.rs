@@ -29,7 +29,8 @@ pub(crate) fn own(mut exchange: Box<Exchange>, fault: &Fault) -> Response<ReplyB
     if let Some(detail) = &detail {
         exchange.detail(detail);
     }
-    let mut response = if exchange.is_grpc { grpc(reason, detail.as_deref()) } else { plain(reason, detail.as_deref()) };
+    let mut response =
+        if exchange.is_grpc { grpc(reason, detail.as_deref()) } else { plain(reason, detail.as_deref()) };
     exchange.status = Some(response.status().as_u16());
     exchange.first_byte = Some(exchange.worker.mesh.clock.now());
     if exchange.is_grpc {
@@ -81,7 +82,11 @@ fn grpc(reason: Reason, detail: Option<&str>) -> Response<Full<Bytes>> {
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     fields.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_status())));
-    let message = percent_encoded(&format!("fusewire: {reason}{}{}", if detail.is_some() { ": " } else { "" }, detail.unwrap_or("")));
+    let message = percent_encoded(&format!(
+        "fusewire: {reason}{}{}",
+        if detail.is_some() { ": " } else { "" },
+        detail.unwrap_or("")
+    ));
     if let Ok(message) = HeaderValue::from_str(&message) {
         fields.insert("grpc-message", message);
     }

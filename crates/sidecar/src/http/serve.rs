@@ -60,7 +60,9 @@ where
     });
     match http {
         Http::One => {
-            let served = http1::Builder::new().pipeline_flush(true).serve_connection(TokioIo::new(io), service);
+            // not `pipeline_flush`: it holds an answer back while anything lies unread, such as half a request, or what a
+            // caller sent right behind its CONNECT
+            let served = http1::Builder::new().serve_connection(TokioIo::new(io), service);
             let mut served = pin!(served.with_upgrades());
             tokio::select! {
                 _ = &mut served => return,
@@ -77,6 +79,7 @@ where
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(256 << 10)
+                .max_header_list_size(headers::MAX_FIELDS_H2)
                 .enable_connect_protocol()
                 .serve_connection(TokioIo::new(io), service);
             let mut served = pin!(served);
@@ -131,6 +134,9 @@ impl Connection {
         target: &Target,
         protocol: &'static str,
     ) -> Result<Outgoing, Fault> {
+        if headers::too_large(request.headers(), request.uri().path_and_query().map_or(0, |p| p.as_str().len())) {
+            return Err(Fault::TooLarge);
+        }
         let authority = match (request.uri().authority(), request.headers().get(http::header::HOST)) {
             (Some(authority), _) => Ok(authority.clone()),
             (None, Some(host)) => Authority::try_from(host.as_bytes()),

@@ -92,9 +92,7 @@ pub(crate) async fn take_h1(
     let dial = async {
         let tcp = tcp(instance).await?;
         let (sender, connection) =
-            http1::handshake(TokioIo::new(tcp))
-            .await
-            .map_err(|_| Fault::ConnectFailed(std::io::ErrorKind::Other))?;
+            http1::handshake(TokioIo::new(tcp)).await.map_err(|_| Fault::ConnectFailed(std::io::ErrorKind::Other))?;
         instance.node().connected(worker.mesh.clock.now());
         tokio::spawn(async move {
             let _ = connection.with_upgrades().await;
@@ -160,7 +158,9 @@ fn tls_fault(error: &std::io::Error, peer: &Sidecar) -> Fault {
         Some(Refusal::WrongIdentity { got, .. }) => {
             Fault::WrongIdentity { expected: peer.identity.to_string(), got: got.to_string() }
         }
-        Some(refusal) if refusal.by_peer() => Fault::OwnIdentity(format!("the peer refused our certificate: {}", refusal.word())),
+        Some(refusal) if refusal.by_peer() => {
+            Fault::OwnIdentity(format!("the peer refused our certificate: {}", refusal.word()))
+        }
         Some(refusal) => Fault::PeerRefused(format!("the peer's certificate was refused: {}", refusal.word())),
     }
 }
@@ -176,6 +176,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(256 << 10)
+        .max_header_list_size(crate::http::headers::MAX_FIELDS_H2)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Fault::ConnectFailed(std::io::ErrorKind::Other))?;

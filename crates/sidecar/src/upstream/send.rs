@@ -72,9 +72,7 @@ fn send_fault(returned: bool, error: &hyper::Error, reused: bool) -> Fault {
 /// GOAWAY with a last stream before ours, or REFUSED_STREAM: the peer says that it did not process the request
 /// (RFC 9113, sections 6.8 and 8.7).
 fn h2_unprocessed(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|e| {
-        e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
+    h2_error(error).is_some_and(|e| e.is_remote() && (e.is_go_away() || e.reason() == Some(h2::Reason::REFUSED_STREAM)))
 }
 
 /// The request body came from a caller that broke off.
