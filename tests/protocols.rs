@@ -4,7 +4,6 @@
 //! [`fusewire_testkit::pair`].
 
 #![allow(clippy::disallowed_methods)] // scripted ends on threads of their own: they may block, and tell one thing each
-
 #![allow(clippy::unwrap_used)]
 
 #[path = "protocols/answers.rs"]

@@ -102,7 +102,7 @@ fn an_upload_that_goes_on_is_not_idle() {
         while begun.elapsed().as_millis() < 1200 {
             conn.say_chunk("x");
             sent += 1;
-            std::thread::sleep(std::time::Duration::from_millis(20)); // the pace of a slow uploader, which is what is tested
+            std::thread::sleep(std::time::Duration::from_millis(20)); // bounded wait: the pace of a slow uploader
         }
         conn.say("0\r\n\r\n");
         assert_eq!(conn.answer().unwrap().1, sent.to_string(), "{host}");

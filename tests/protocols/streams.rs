@@ -44,8 +44,11 @@ fn streams_from_http2(app: u16, protocol: &str) {
     h2c::run(async {
         let client = h2c::client(pair.port()).await;
         for host in BOTH {
-            let (response, mut up) =
-                h2c::open(&client, h2c::request("POST", &format!("{host}/")).header("te", "trailers").header("trailer", "sum")).await;
+            let (response, mut up) = h2c::open(
+                &client,
+                h2c::request("POST", &format!("{host}/")).header("te", "trailers").header("trailer", "sum"),
+            )
+            .await;
             up.send_data("one".into(), false).unwrap();
             let mut down = response.await.unwrap().into_body();
             assert_eq!(h2c::exactly(&mut down, 3).await, "one", "{host}");

@@ -73,7 +73,7 @@ async fn client(
             Ok(Err(what)) => failed.push(what),
             Err(_) => failed.push(format!("no answer within {PATIENCE:?}")),
         }
-        tokio::time::sleep(pause).await; // pace, not synchronisation
+        tokio::time::sleep(pause).await; // bounded wait: the pace of the load
     }
     failed
 }

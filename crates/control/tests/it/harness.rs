@@ -106,7 +106,7 @@ impl Control {
                 return status;
             }
             assert!(start.elapsed() < SOON, "never: {what}; last: {status:#}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await; // bounded wait: by SOON
         }
     }
 

@@ -37,7 +37,7 @@ async fn a_token_ends() {
             Err(refused) => break refused,
             Ok(_) => assert!(start.elapsed() < SOON, "the token never ended"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await; // bounded wait: by SOON
     };
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     assert!(refused.message().starts_with("token-expired: "), "{refused}");
@@ -118,6 +118,6 @@ async fn the_own_certificate_is_renewed_without_a_restart() {
     let start = Instant::now();
     while wire::presented(control.address, &identity).await[0] == first[0] {
         assert!(start.elapsed() < Duration::from_secs(9), "not renewed within its life");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await; // bounded wait: by the certificate's life
     }
 }
