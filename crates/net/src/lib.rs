@@ -11,4 +11,4 @@ mod socket;
 
 pub use detect::{Detected, detect};
 pub use prefixed::Prefixed;
-pub use socket::{connect, listen, reset, tune};
+pub use socket::{connect, listen, reset_on_close, tune};

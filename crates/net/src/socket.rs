@@ -46,7 +46,7 @@ pub fn tune(stream: &TcpStream) {
     let _ = USER_TIMEOUT;
 }
 
-/// Closes with RST, so that the peer learns of a failure rather than of an end.
-pub fn reset(stream: TcpStream) {
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+/// Its close will be an RST, so that the peer learns of a failure rather than of an end.
+pub fn reset_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

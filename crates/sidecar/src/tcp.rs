@@ -32,7 +32,7 @@ pub(crate) async fn outbound(worker: &Arc<Worker>, stream: TcpStream, service: S
             if let Some(detail) = fault.detail() {
                 exchange.detail(&detail);
             }
-            fusewire_net::reset(stream);
+            fusewire_net::reset_on_close(&stream);
         }
     }
     drop(guard);

@@ -13,6 +13,7 @@ use crate::snapshot::Target;
 use fusewire_resilience::{Attempt, Happening, Member, classify};
 use fusewire_telemetry::Reason;
 use http::{HeaderValue, Method, Request, StatusCode, Version};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::Pin;
@@ -21,14 +22,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// Bytes in memory for each direction of a tunnel.
 const BUFFER: usize = 64 << 10;
 /// Instances that one connection is offered to.
 const MAX_OFFERS: u32 = 5;
 
-pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+/// A stream of bytes that may know how to end badly.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {
+    /// The drop that follows is a failure, not an end. A stream of the wire between sidecars cannot say that: hyper
+    /// ends an upgraded stream the same way in both cases.
+    fn abort(&self) {}
+}
+
+impl Io for TcpStream {
+    fn abort(&self) {
+        fusewire_net::reset_on_close(self);
+    }
+}
+impl Io for TokioIo<Upgraded> {}
+impl Io for Box<dyn Io> {
+    fn abort(&self) {
+        (**self).abort();
+    }
+}
 
 pub(crate) struct Open {
     pub(crate) io: Box<dyn Io>,
@@ -138,6 +156,8 @@ pub(crate) async fn join(near: impl Io, far: impl Io, exchange: &mut Exchange, i
         result = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER) => {
             if result.is_err() {
                 exchange.reason = Some(Reason::Reset);
+                near.inner.abort();
+                far.inner.abort();
             }
         }
         () = still => exchange.reason = Some(Reason::ResponseTimeout),
