@@ -35,8 +35,8 @@ fn application() -> u16 {
                             return; // the caller had enough
                         }
                     } else {
-                        let sum = receive(&mut input, length);
-                        let said = format!("{length} {sum}");
+                        receive(&mut input, length);
+                        let said = format!("{length} as they should be");
                         write!(out, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{said}", said.len()).unwrap();
                     }
                 }
@@ -82,20 +82,19 @@ fn send(out: &mut impl Write, mut n: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads `n` bytes; a sum in which each byte's place counts.
-fn receive(input: &mut impl Read, n: u64) -> u64 {
-    let (mut left, mut at, mut sum, mut buffer) = (n, 0u64, 0u64, vec![0; CHUNK]);
+/// Reads `n` bytes and holds each against the pattern.
+fn receive(input: &mut impl Read, n: u64) {
+    let (mut left, mut at, mut buffer) = (n, 0, vec![0; CHUNK]);
+    let twice = [pattern(), pattern()].concat();
     while left > 0 {
         let want = buffer.len().min(usize::try_from(left).unwrap());
         let got = input.read(&mut buffer[..want]).unwrap();
         assert!(got > 0, "cut short: {left} of {n} bytes are missing");
-        sum = buffer[..got].iter().step_by(61).fold(sum, |s, b| s.wrapping_mul(3).wrapping_add(u64::from(*b)));
-        // each byte of the pattern says where it stands
-        assert_eq!(u64::from(buffer[0]), at % CHUNK as u64 % 251, "at byte {at}");
-        at += got as u64;
+        let place = at % CHUNK;
+        assert!(buffer[..got] == twice[place..place + got], "other bytes than were sent, from byte {at} on");
+        at += got;
         left -= got as u64;
     }
-    sum
 }
 
 /// Watches how far both sidecars grow until it is asked.
@@ -148,7 +147,7 @@ fn a_gibibyte_down_and_a_gibibyte_up_leave_memory_flat() {
     let (_, length) = head(&mut input).unwrap();
     let mut said = String::new();
     input.take(length).read_to_string(&mut said).unwrap();
-    assert!(said.starts_with(&format!("{GIB} ")), "{said}");
+    assert_eq!(said, format!("{GIB} as they should be"));
     growth.stays_small("up");
 }
 
@@ -162,7 +161,51 @@ fn opaque_bytes_pass_the_pair_with_flat_memory() {
     let mut input = BufReader::with_capacity(CHUNK, stream);
     assert_eq!(head(&mut input).unwrap().1, BYTES);
     receive(&mut input, BYTES);
-    growth.stays_small("opaque");
+    growth.stays_small("opaque down");
+    let growth = Growth::of([&pair.web, &pair.shop]);
+    let mut stream = input.into_inner();
+    write!(stream, "POST / HTTP/1.1\r\nhost: any\r\ncontent-length: {BYTES}\r\n\r\n").unwrap();
+    send(&mut stream, BYTES).unwrap();
+    let mut input = BufReader::new(stream);
+    let length = head(&mut input).unwrap().1;
+    let mut said = String::new();
+    input.take(length).read_to_string(&mut said).unwrap();
+    assert_eq!(said, format!("{BYTES} as they should be"));
+    growth.stays_small("opaque up");
+}
+
+/// The server is held up by its caller: it cannot send further ahead than the windows and the kernel's buffers allow.
+#[test]
+fn a_slow_reader_holds_up_its_server_and_gets_every_byte() {
+    const PIECE: usize = 1 << 20;
+    const PIECES: usize = 128;
+    let (tell, told) = std::sync::mpsc::sync_channel(PIECES);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        head(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", PIECE * PIECES).unwrap();
+        let piece = pattern().repeat(PIECE / CHUNK);
+        for _ in 0..PIECES {
+            stream.write_all(&piece).unwrap();
+            tell.send(()).unwrap();
+        }
+    });
+    let pair = Pair::new(FUSEWIRE, port);
+    let growth = Growth::of([&pair.web, &pair.shop]);
+    let mut stream = TcpStream::connect(("127.0.0.1", pair.port())).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nhost: shop\r\n\r\n").unwrap();
+    let mut input = BufReader::with_capacity(1 << 10, stream);
+    assert_eq!(head(&mut input).unwrap().1, (PIECE * PIECES) as u64);
+    // the server goes on until every buffer on the way is full: then a second passes without another piece
+    let mut ahead = 0;
+    while told.recv_timeout(Duration::from_secs(1)).is_ok() {
+        ahead += 1;
+    }
+    assert!(ahead < 64, "the server could send {ahead} MiB to a caller that read 1 KiB");
+    receive(&mut input, (PIECE * PIECES) as u64);
+    growth.stays_small("slow reader");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::fault::Fault;
 use crate::upstream::service::Upstream;
 use fusewire_model::ServiceName;
 use fusewire_model::policy::{Plain, Policy};
-use fusewire_model::route::Rule;
+use fusewire_model::route::{Backend, Match, Rule};
 use fusewire_model::service::Allow;
 use fusewire_resilience::Time;
 use fusewire_telemetry::metrics::Direction;
@@ -21,7 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) version: String,
     pub(crate) authorities: HashMap<Box<str>, Arc<Known<Route>>>,
     pub(crate) services: HashMap<ServiceName, Arc<Known<Upstream>>>,
-    pub(crate) addresses: HashMap<SocketAddr, Arc<Known<Upstream>>>,
+    /// For requests to an instance's own address: everything to the service that it belongs to.
+    pub(crate) addresses: HashMap<SocketAddr, Arc<Known<Route>>>,
     /// `None` until the inbound resource has come: nobody is let in before.
     pub(crate) inbound: Option<HashMap<u16, InboundPort>>,
     /// Every service above, for those who watch over circuits and connections.
@@ -83,6 +84,14 @@ impl Target {
 }
 
 impl Route {
+    /// Everything to one service.
+    pub(crate) fn to(upstream: Arc<Upstream>) -> Self {
+        let backend = Backend { service: upstream.name.clone(), weight: 1 };
+        let name = upstream.name.to_string();
+        let rule = Rule { name, matches: Match::default(), backends: vec![backend], policy: None };
+        Self { rules: vec![RouteRule { rule, upstreams: vec![Some(upstream)], policy: None }] }
+    }
+
     /// The first rule that matches, and the backend that `random` falls on.
     pub(crate) fn target(&self, request: &impl fusewire_model::route::Request, random: u64) -> Result<Target, Fault> {
         let found = self.rules.iter().find(|r| r.rule.matches.matches(request)).ok_or(Fault::NoRoute)?;

@@ -110,7 +110,8 @@ impl Fold {
                 snapshot.services.insert(service.clone(), Arc::new(Known::new(upstream(), used)));
             }
             Subscription::Address(address) => {
-                snapshot.addresses.insert(*address, Arc::new(Known::new(upstream(), used)));
+                let route = upstream().map(|u| Arc::new(Route::to(u)));
+                snapshot.addresses.insert(*address, Arc::new(Known::new(route, used)));
             }
         }
     }

@@ -17,6 +17,7 @@ use fusewire_model::resource::Subscription;
 use fusewire_model::route::Authority;
 use fusewire_model::{ServiceName, World};
 use fusewire_resilience::Time;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -57,11 +58,24 @@ impl Directory {
     pub(crate) async fn authority(&self, mesh: &Mesh, text: &str, now: Time) -> Result<Arc<Route>, Fault> {
         let held = |key: &str, s: &Snapshot, now: Time| s.authorities.get(key).map(|known| known.touch(now).cloned());
         if let Some(found) = held(text, &mesh.snapshot.load(), now) {
-            return found.ok_or(Fault::NoRoute);
+            return match found {
+                Some(route) => Ok(route),
+                None => self.address(mesh, text).await,
+            };
         }
         let authority = Authority::parse(text).ok_or(Fault::BadRequest("the authority is not host[:port]".into()))?;
         let key = authority.as_str().to_owned();
-        self.find(mesh, Subscription::Authority(authority), |s, now| held(&key, s, now)).await
+        match self.find(mesh, Subscription::Authority(authority), |s, now| held(&key, s, now)).await {
+            Err(Fault::NoRoute) => self.address(mesh, text).await,
+            found => found,
+        }
+    }
+
+    /// What is no name may be an instance's own address.
+    async fn address(&self, mesh: &Mesh, text: &str) -> Result<Arc<Route>, Fault> {
+        let address: SocketAddr = text.parse().map_err(|_| Fault::NoRoute)?;
+        let held = |s: &Snapshot, now: Time| s.addresses.get(&address).map(|known| known.touch(now).cloned());
+        self.find(mesh, Subscription::Address(address), held).await
     }
 
     /// The service of a listener that is for one service.
