@@ -24,7 +24,7 @@ enum Command {
 /// Exit code 0: all circuits are closed; 1: some are not.
 #[derive(Args)]
 struct List {
-    /// The sidecar's admin socket: <data_dir>/sidecar.sock, or sidecar.admin.socket.
+    /// The sidecar's admin socket: sidecar.sock in its data_dir, or sidecar.admin.socket.
     #[arg(long)]
     socket: PathBuf,
     /// Only this service.

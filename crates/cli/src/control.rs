@@ -20,17 +20,12 @@ pub(crate) struct Arguments {
     /// Where the certificate authority, join tokens and the last good configuration are kept.
     #[arg(long, default_value = "fusewire-control")]
     data_dir: PathBuf,
-    /// The Unix socket for `fusewire status` and `fusewire token` [default: <data-dir>/control.sock].
+    /// The Unix socket for `fusewire status` and `fusewire token` [default: control.sock in the data directory].
     #[arg(long)]
     admin_socket: Option<PathBuf>,
     /// How long a sidecar's certificate holds, such as 24h; renewed at two thirds.
-    #[arg(long, default_value = "24h", value_parser = duration)]
+    #[arg(long, default_value = "24h", value_parser = output::duration)]
     leaf_lifetime: Duration,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    fusewire_model::yaml::parse_duration(text)
-        .ok_or_else(|| "write a number and its unit, such as 30s, 10m or 24h".into())
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {

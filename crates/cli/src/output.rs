@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -36,4 +37,10 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// For arguments such as `--ttl 1h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = fusewire_model::yaml::parse_duration(text);
+    parsed.ok_or_else(|| "write a number and its unit, such as 30s, 10m or 24h".into())
 }

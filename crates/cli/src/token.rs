@@ -1,5 +1,5 @@
 use crate::admin_client::{ask_now, ask_patiently};
-use crate::output::{Output, table};
+use crate::output::{self, Output, table};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use http::Method;
@@ -30,18 +30,13 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         uses: u32,
         /// How long it can be used, such as 1h.
-        #[arg(long, default_value = "1h", value_parser = duration)]
+        #[arg(long, default_value = "1h", value_parser = output::duration)]
         ttl: Duration,
     },
     /// List tokens, without their secrets.
     List,
     /// Make a token useless.
     Revoke { id: String },
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    fusewire_model::yaml::parse_duration(text)
-        .ok_or_else(|| "write a number and its unit, such as 30s, 10m or 24h".into())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
