@@ -38,14 +38,14 @@ pub fn provider() -> Arc<CryptoProvider> {
         .get_or_init(|| {
             use aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
             let mut provider = aws_lc_rs::default_provider();
-            provider.cipher_suites.retain(|suite| {
-                matches!(
-                    suite.suite(),
-                    CipherSuite::TLS13_AES_128_GCM_SHA256
-                        | CipherSuite::TLS13_AES_256_GCM_SHA384
-                        | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-                )
-            });
+            // AES-128 first: as safe as the exchange of keys before it, and cheaper than AES-256 for every byte
+            let preferred = [
+                CipherSuite::TLS13_AES_128_GCM_SHA256,
+                CipherSuite::TLS13_AES_256_GCM_SHA384,
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+            ];
+            provider.cipher_suites.retain(|suite| preferred.contains(&suite.suite()));
+            provider.cipher_suites.sort_by_key(|suite| preferred.iter().position(|p| *p == suite.suite()));
             provider.kx_groups = vec![X25519MLKEM768, X25519, SECP256R1];
             Arc::new(provider)
         })
