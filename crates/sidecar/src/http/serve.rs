@@ -53,7 +53,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let worker = connection.worker.clone();
-    let drain = worker.mesh.drain(connection.direction);
+    let direction = connection.direction;
+    let drain = worker.mesh.drain(direction);
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(proxy(&connection, request).await) }
@@ -73,7 +74,8 @@ where
         Http::Two => {
             let served = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
-                .keep_alive_interval(PING_INTERVAL)
+                // the application beside us cannot be blackholed, and each ping's book-keeping is paid for every frame
+                .keep_alive_interval((direction == Direction::Inbound).then_some(PING_INTERVAL))
                 .keep_alive_timeout(PING_TIMEOUT)
                 .max_concurrent_streams(MAX_STREAMS)
                 .initial_stream_window_size(STREAM_WINDOW)
