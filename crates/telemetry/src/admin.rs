@@ -136,7 +136,7 @@ pub enum Listener {
     Unix(Socket),
 }
 
-/// Serves until it is dropped; at most [`MAX_CONNECTIONS`] at once, bodies up to 64 KiB.
+/// Serves until it is dropped; at most 64 at once, bodies up to 64 KiB.
 pub async fn serve<F, R>(listener: Listener, answer: F)
 where
     F: Fn(Asked) -> R + Clone + Send + Sync + 'static,

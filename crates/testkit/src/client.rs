@@ -127,7 +127,7 @@ impl App {
             response
         })
     }
-    /// Takes no new connection, says `connection: close` in its answers, closes those that are idle after [`LAME`], and
+    /// Takes no new connection, says `connection: close` in its answers, closes those that are idle after `LAME`, and
     /// returns when all have ended: how a well-behaved server stops.
     pub fn leave(mut self) {
         self.end(Stop::Lame);
