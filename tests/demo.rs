@@ -60,13 +60,13 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|w| w == part)
 }
 
-/// Reads what the demo says beside its JSON until requests flow.
-fn wait_for_traffic(child: &mut Child) -> BufReader<std::process::ChildStderr> {
+/// Reads what the demo says beside its JSON until requests flow: what it has said, and where the rest comes from.
+fn wait_for_traffic(child: &mut Child) -> (String, BufReader<std::process::ChildStderr>) {
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let (mut line, mut all) = (String::new(), String::new());
     while said.read_line(&mut line).unwrap() > 0 {
         if line.contains("requests/s") {
-            return said;
+            return (all, said);
         }
         all += &std::mem::take(&mut line);
     }
@@ -104,7 +104,11 @@ fn with_breakers_the_client_sees_at_most_15_failures_of_each_fault_and_nothing_i
 fn ctrl_c_ends_the_demo_with_its_summary_and_nothing_is_left() {
     let mark = Mark::new();
     let mut child = mark.demo(&["--json"]).spawn().unwrap();
-    let mut rest = wait_for_traffic(&mut child);
+    let (said, mut rest) = wait_for_traffic(&mut child);
+    let address = said.lines().find_map(|line| line.strip_prefix("traces and service map: http://127.0.0.1:")).unwrap();
+    let port = address.trim_end_matches('/').parse().unwrap();
+    let page = fusewire_testkit::client::get(port, "127.0.0.1", "/").unwrap();
+    assert!(page.status == 200 && page.text().contains("Service map"), "{address}");
     let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     std::io::copy(&mut rest, &mut std::io::sink()).unwrap();
@@ -119,7 +123,7 @@ fn ctrl_c_ends_the_demo_with_its_summary_and_nothing_is_left() {
 fn a_demo_that_is_killed_takes_everything_with_it() {
     let mark = Mark::new();
     let mut child = mark.demo(&["--json"]).spawn().unwrap();
-    let _rest = wait_for_traffic(&mut child);
+    let (_, _rest) = wait_for_traffic(&mut child);
     assert!(mark.left().len() > 13, "{:?}", mark.left());
     child.kill().unwrap();
     child.wait().unwrap();

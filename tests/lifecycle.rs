@@ -463,6 +463,9 @@ fn every_request_writes_one_line_of_json_at_either_end_with_the_documented_field
         "duration_us",
         "bytes_in",
         "bytes_out",
+        "trace_id",
+        "span_id",
+        "sampled",
     ];
     assert_eq!(fields(&out), wanted);
     let of = |line: &Value, names: &[&str]| -> Vec<Value> { names.iter().map(|n| line[*n].clone()).collect() };
@@ -490,7 +493,9 @@ fn every_request_writes_one_line_of_json_at_either_end_with_the_documented_field
 fn health_and_metrics_are_for_everybody_and_the_rest_for_the_owner_of_the_socket() {
     let held = Held::new("");
     assert_eq!(get(held.web.outbound, "shop", "/").unwrap().status, 200);
-    for (path, wanted) in [("/live", "live"), ("/ready", "ready"), ("/metrics", "# EOF")] {
+    for (path, wanted) in
+        [("/live", "live"), ("/ready", "ready"), ("/metrics", "# TYPE fusewire_responses_total counter")]
+    {
         let (status, text) = held.web.get(path).unwrap();
         assert_eq!((status, text.contains(wanted)), (200, true), "{path}: {text}");
     }

@@ -277,7 +277,8 @@ fn a_server_that_proves_to_be_somebody_else_is_refused_with_wrong_identity() {
     let detail = answer.header("fusewire-detail").unwrap();
     assert!(detail.contains("expected spiffe://mesh.test/bank"), "{detail}");
     assert!(detail.contains("got spiffe://mesh.test/shop"), "{detail}");
-    assert_eq!(web.metric("fusewire_tls_refused_total{direction=\"outbound\",cause=\"wrong-identity\"}"), Some(1.0));
+    // nothing was sent, so all three attempts are made
+    assert_eq!(web.metric("fusewire_tls_refused_total{direction=\"outbound\",cause=\"wrong-identity\"}"), Some(3.0));
     let seen = door.shop.access_log();
     assert!(seen.is_empty(), "no request may reach who was not meant: {seen:?}");
 }
@@ -318,6 +319,33 @@ fn nobody_is_let_in_before_the_inbound_resource_has_come() {
     assert!(answer.header("fusewire-detail").unwrap().contains("not been told yet"), "{answer:?}");
     let (status, why) = shop.get("/ready").unwrap();
     assert_eq!((status, why.contains("no configuration yet")), (503, true), "{why}");
+}
+
+/// Beside one that listens and has never been told anything: whom that one turns away is served by the other.
+#[test]
+fn a_sidecar_that_has_not_been_told_yet_whom_to_let_in_costs_no_request() {
+    let authority = authority(DOMAIN);
+    let mesh = Mesh::without_control(FUSEWIRE);
+    let app = App::saying(0, "hello");
+    let ports = [free_port(), free_port()];
+    let world = world(app.port, ports[0], "")
+        + &format!("    - {{id: shop-2, address: 127.0.0.1:{}, sidecar: 127.0.0.1:{}}}\n", free_port(), ports[1]);
+    let section = in_files(&mesh, "shop-1", "shop", &leaf(&authority, "shop"), &[]);
+    let shop = mesh.sidecar_alone("shop-1", Some(ports[0]), &section, &world);
+    let section = in_files(&mesh, "shop-2", "shop", &leaf(&authority, "shop"), &[])
+        + &format!("  control: 127.0.0.1:{}\n", free_port());
+    let untold = mesh.sidecar_alone("shop-2", Some(ports[1]), &section, &format!("trust_domain: {DOMAIN}\n"));
+    let section = in_files(&mesh, "web-1", "web", &leaf(&authority, "web"), &[]);
+    let web = mesh.sidecar_alone("web-1", None, &section, &world);
+    shop.wait_ready();
+    web.wait_ready();
+    eventually("shop-2 listens", || untold.get("/live").is_some_and(|(status, _)| status == 200));
+    eventually("shop-2 turns one away", || {
+        let posted = Request::post("/").header("host", "shop").body(Full::new(Bytes::from("an order"))).unwrap();
+        let answer = send(web.outbound, posted).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{answer:?}");
+        untold.access_log().iter().any(|line| line["reason"] == "denied")
+    });
 }
 
 const SHOP_ALONE: &str = "services:\n  shop: {}\n  web: {}\n";
@@ -401,7 +429,7 @@ fn what_is_kept_on_disk_is_for_its_owner_alone() {
     let kept = mesh.path("web-1/resources.pb");
     eventually("the configuration is kept", || kept.exists());
     for (dir, files) in [
-        ("control", &["ca.key", "ca.pem", "control.sock"][..]),
+        ("control", &["store.redb", "control.sock"][..]),
         ("web-1", &["key.pem", "cert.pem", "bundle.pem", "resources.pb", "sidecar.sock"]),
     ] {
         for file in files {

@@ -89,11 +89,16 @@ fn an_open_circuit_is_answered_at_once_with_the_time_to_come_back() {
             assert_eq!(conn.answer().unwrap().0.status(), 500);
         }
         let (fields, trailers) = both_forms(pair.port(), host, 503, "14", "circuit-open");
+        let why = format!("scope=instance service={host}: the circuit of its only instance is open");
+        for said in [&fields, &trailers] {
+            assert_eq!(said["fusewire-detail"], *why);
+        }
         let seconds: u64 = fields["retry-after"].to_str().unwrap().parse().unwrap();
         // where nobody is left the open time is cut short, so less than the policy's 30 s; never 0
         assert!((1..=40).contains(&seconds), "{host}: {seconds}");
         let millis: u64 = trailers["grpc-retry-pushback-ms"].to_str().unwrap().parse().unwrap();
         assert!((1..=40_000).contains(&millis), "{host}: {millis}");
+        assert!(millis.div_ceil(1000) <= seconds, "{host}: rounded up, and asked later: {millis} ms, {seconds} s");
         assert_eq!(pair.web.circuit(&format!("{host}-1")).as_deref(), Some("open"));
     }
 }

@@ -3,6 +3,8 @@
 //! The bench is a target of its own (`bench/main.rs`) because it needs an HTTP stack and certificates, which nobody
 //! should compile to run a test. We replace ourselves with it instead of waiting for it: a signal meant for the bench
 //! then reaches it, and it takes its proxies down.
+//!
+//! `cargo xtask bench resilience` is another one: what a call costs the breaker, in nanoseconds.
 
 use crate::run;
 use anyhow::{Context as _, Result, bail};
@@ -12,12 +14,16 @@ use std::process::{Command, Stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Passed on; `--help` lists them
+    /// `resilience` for the breaker alone; everything else is passed on, and `--help` lists it
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.rest == ["resilience"] {
+        let words = ["bench", "--quiet", "--package", "fusewire-resilience", "--bench", "hot"];
+        return run::step("the breaker's bench", &mut run::cargo(&words));
+    }
     let program = build()?;
     let mut command = Command::new(program);
     command.args(&args.rest).current_dir(run::root());

@@ -1,12 +1,13 @@
 //! `cargo xtask ci`: all that a change must pass, cheapest first, tests last.
 //!
 //! Every step runs even when one before it failed, so that one run shows everything. Clippy and the documentation share
-//! what they compile, and so do all kinds of tests: no step changes flags or features of another's build.
+//! what they compile, and so do all kinds of tests: no step changes flags or features of another's build. The breaker's races
+//! and fuzzing need flags of their own, and the simulations optimisation: they are built apart.
 
-use crate::{run, test, tidy};
+use crate::{fuzz, loom, run, simulate, test, tidy, tools};
 use anyhow::Result;
 
-const STEPS: [&str; 6] = ["fmt", "tidy", "clippy", "doc", "deny", "test"];
+const STEPS: [&str; 9] = ["fmt", "tidy", "clippy", "doc", "deny", "loom", "simulate", "fuzz", "test"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -16,11 +17,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let steps: Vec<&str> = STEPS.into_iter().filter(|name| !args.skip.iter().any(|skipped| skipped == name)).collect();
+    if steps.iter().any(|name| ["fuzz", "test"].contains(name)) {
+        tools::ready()?;
+    }
     let mut failures = Vec::new();
-    for name in STEPS {
-        if args.skip.iter().any(|skipped| skipped == name) {
-            continue;
-        }
+    for name in steps {
         eprintln!("\nxtask: == {name}");
         if let Err(error) = one(name) {
             eprintln!("xtask: {error:#}");
@@ -47,6 +49,9 @@ fn one(name: &str) -> Result<()> {
             run::step("cargo doc", command.env("RUSTDOCFLAGS", "-D warnings"))
         }
         "deny" => deny(),
+        "loom" => loom::run(),
+        "simulate" => simulate::run(&simulate::Args::default()),
+        "fuzz" => fuzz::run(&fuzz::Args { seed: Some(1), ..fuzz::Args::default() }),
         _ => test::run(&test::Args::default()),
     }
 }

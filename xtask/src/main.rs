@@ -5,8 +5,13 @@
 
 mod bench;
 mod ci;
+mod faults;
+mod fuzz;
+mod loom;
 mod python;
+mod replay;
 mod run;
+mod simulate;
 mod test;
 mod tidy;
 mod tools;
@@ -17,7 +22,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Fusewire's own commands: test, ci, tidy, bench",
+    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults",
     disable_help_subcommand = true
 )]
 struct Cli {
@@ -29,10 +34,20 @@ struct Cli {
 enum Command {
     /// Make this machine ready, then run every test
     Test(test::Args),
-    /// All that a change must pass: formatting, tidy, clippy, documentation, tests
+    /// All that a change must pass: formatting, tidy, clippy, documentation, a short fuzzing, tests
     Ci(ci::Args),
     /// Hold the source against the rules of ARCHITECTURE.md
     Tidy,
+    /// Play another breaker's test sequences against ours, and say where they part
+    Replay(replay::Args),
+    /// The mesh in trouble, in virtual time: prints what callers saw, and fails where a band is broken
+    Simulate(simulate::Args),
+    /// The circuit breaker's races, in every order of two threads
+    Loom,
+    /// What callers see of servers that fail, with the engine and without
+    Faults,
+    /// Feed the parsers of what comes from outside with what a fuzzer makes up
+    Fuzz(fuzz::Args),
     /// CPU per request of the proxies, as a ratio to a bare hyper loop; `cargo xtask bench --help` says more
     #[command(disable_help_flag = true)]
     Bench(bench::Args),
@@ -43,6 +58,11 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Tidy => tidy::run(),
+        Command::Replay(args) => replay::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
+        Command::Loom => loom::run(),
+        Command::Faults => faults::run(),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {

@@ -1,4 +1,4 @@
-//! The programs that the system tests drive: which, and from which package.
+//! The programs that the system tests and the fuzzing need: which, and from which package.
 //!
 //! As root on a Debian-like system what is missing is installed. Anywhere else it stops and says exactly what is missing
 //! and how to get it: a test that quietly does without its tool would be a test that quietly does nothing.
@@ -16,7 +16,7 @@ struct Tool {
     here: fn() -> bool,
 }
 
-const TOOLS: [Tool; 5] = [
+const TOOLS: [Tool; 11] = [
     Tool {
         name: "curl",
         why: "a client that is not ours",
@@ -50,12 +50,60 @@ const TOOLS: [Tool; 5] = [
         here: || python::interpreter().is_some(),
     },
     Tool {
+        name: "etcd",
+        why: "the store that replicas of the control plane share",
+        debian: "etcd-server",
+        fedora: "etcd",
+        brew: Some("etcd"),
+        here: || run::find("etcd").is_some(),
+    },
+    Tool {
+        name: "etcdctl",
+        why: "what an operator does to etcd: compact, restore a backup, enable users",
+        debian: "etcd-client",
+        fedora: "etcd",
+        brew: Some("etcd"),
+        here: || run::find("etcdctl").is_some(),
+    },
+    Tool {
+        name: "chromium",
+        why: "a browser for the control plane's page",
+        debian: "chromium",
+        fedora: "chromium",
+        brew: None,
+        here: || run::find("chromium").is_some(),
+    },
+    Tool {
+        name: "chromedriver",
+        why: "what types into the browser",
+        debian: "chromium-driver",
+        fedora: "chromedriver",
+        brew: None,
+        here: || run::find("chromedriver").is_some(),
+    },
+    Tool {
+        name: "prometheus and promtool",
+        why: "who reads the metrics",
+        debian: "prometheus",
+        fedora: "golang-github-prometheus",
+        brew: Some("prometheus"),
+        here: || run::find("prometheus").is_some() && run::find("promtool").is_some(),
+    },
+    Tool {
         name: "ip",
         why: "network namespaces",
         debian: "iproute2",
         fedora: "iproute",
         brew: None,
         here: || run::find("ip").is_some(),
+    },
+    Tool {
+        name: "c++",
+        why: "libFuzzer",
+        debian: "g++",
+        fedora: "gcc-c++",
+        brew: None,
+        here: || run::find("c++").is_some(),
     },
 ];
 
@@ -96,7 +144,7 @@ fn apt_install(lacking: &[&Tool]) -> Result<()> {
 }
 
 fn shortfall(lacking: &[&Tool]) -> String {
-    let mut text = String::from("the system tests need tools that this machine does not have:");
+    let mut text = String::from("the system tests and the fuzzing need tools that this machine does not have:");
     for tool in lacking {
         text.push_str(&format!("\n  {} ({})", tool.name, tool.why));
     }

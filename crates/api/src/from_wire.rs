@@ -8,6 +8,7 @@
 //! Invariant: no input panics, and none allocates more than a small multiple of its own size.
 
 mod parts;
+mod policy;
 mod routes;
 
 use crate::{kind_from_wire, to_wire, v1};
@@ -63,7 +64,7 @@ pub fn resource_from_wire(resource: v1::Resource) -> Result<Resource, WireError>
     use v1::resource::Body;
     let resource = match body {
         Body::Trust(trust) => parts::trust(&name, trust).map(|v| Resource::Trust(v.into())),
-        Body::Policy(policy) => parts::policy(&name, policy).map(|v| Resource::Policy(v.into())),
+        Body::Policy(policy) => policy::policy(&name, policy).map(|v| Resource::Policy(v.into())),
         Body::Service(service) => parts::service(&name, service).map(|v| Resource::Service(v.into())),
         Body::Endpoints(endpoints) => parts::endpoints(&name, endpoints).map(|v| Resource::Endpoints(v.into())),
         Body::Overrides(overrides) => parts::overrides(&name, overrides).map(|v| Resource::Override(v.into())),

@@ -13,7 +13,7 @@ mod from_wire;
 mod to_wire;
 
 pub use from_wire::{ChangeError, WireError, answer_from_wire, apply_change, resource_from_wire, target_from_wire};
-pub use to_wire::{answer_to_wire, change_between, content_hash, resource_to_wire, target_to_wire};
+pub use to_wire::{answer_to_wire, change_between, content_hash, instance_to_wire, resource_to_wire, target_to_wire};
 
 use fusewire_model::resource::Kind;
 

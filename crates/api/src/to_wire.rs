@@ -6,14 +6,17 @@
 //! Invariant: the same value always becomes the same bytes (no maps in the protos; labels go in the order of their
 //! names), so that a content hash means the same on both sides and across restarts.
 
+mod policy;
+
+pub(crate) use policy::CAUSES;
+
 use crate::{kind_to_wire, v1};
-use fusewire_model::policy::{Plain, Policy};
+use fusewire_model::health::{CheckKind, HealthCheck};
 use fusewire_model::resource::{
     Answer, Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Trust,
 };
 use fusewire_model::route::{HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule};
 use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol};
-use fusewire_resilience::{BreakerConfig, Mode};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,7 +44,7 @@ pub fn change_between(old: &Endpoints, base_hash: &str, new: &Endpoints, hash: &
         service: new.service.to_string(),
         base_hash: base_hash.to_owned(),
         hash: hash.to_owned(),
-        upserted: changed.map(|(_, i)| instance(i)).collect(),
+        upserted: changed.map(|(_, i)| instance_to_wire(i)).collect(),
         removed: gone.map(|id| (*id).to_owned()).collect(),
     }
 }
@@ -72,7 +75,7 @@ pub(crate) fn body(resource: &Resource) -> v1::resource::Body {
     use v1::resource::Body;
     match resource {
         Resource::Trust(t) => Body::Trust(trust(t)),
-        Resource::Policy(p) => Body::Policy(policy(p)),
+        Resource::Policy(p) => Body::Policy(policy::policy(p)),
         Resource::Service(s) => Body::Service(service(s)),
         Resource::Endpoints(e) => Body::Endpoints(endpoints(e)),
         Resource::Override(o) => Body::Overrides(overrides(o)),
@@ -82,41 +85,11 @@ pub(crate) fn body(resource: &Resource) -> v1::resource::Body {
 }
 
 fn trust(trust: &Trust) -> v1::Trust {
-    v1::Trust { trust_domain: trust.trust_domain.clone(), bundle_pem: trust.bundle.clone() }
-}
-
-fn policy(policy: &Policy) -> v1::Policy {
-    v1::Policy {
-        breaker: Some(breaker(&policy.breaker)),
-        connect_timeout_ms: millis(policy.timeout.connect),
-        request_timeout_ms: policy.timeout.request.map(millis),
-        idle_timeout_ms: policy.timeout.idle.map(millis),
-        plain: policy.plain == Plain::Allow,
-    }
-}
-
-fn breaker(breaker: &BreakerConfig) -> v1::Breaker {
-    v1::Breaker {
-        mode: match breaker.mode {
-            Mode::Enforce => v1::breaker::Mode::Enforce,
-            Mode::Observe => v1::breaker::Mode::Observe,
-            Mode::Disabled => v1::breaker::Mode::Disabled,
-        }
-        .into(),
-        window_ms: millis(breaker.window),
-        buckets: breaker.buckets.into(),
-        consecutive: breaker.consecutive.into(),
-        min_calls: breaker.min_calls.into(),
-        failure_rate: breaker.failure_rate.into(),
-        open_base_ms: millis(breaker.open_base),
-        open_max_ms: millis(breaker.open_max),
-        stable_ms: millis(breaker.stable),
-        jitter_percent: breaker.jitter_percent.into(),
-        probe_timeout_ms: millis(breaker.probe_timeout),
-        probe_concurrency: breaker.probe_concurrency.into(),
-        slow_start_ms: millis(breaker.slow_start),
-        unresponsive_timeouts: breaker.unresponsive.timeouts.into(),
-        unresponsive_span_ms: millis(breaker.unresponsive.span),
+    v1::Trust {
+        trust_domain: trust.trust_domain.clone(),
+        bundle_pem: trust.bundle.clone(),
+        signer: trust.signer.clone(),
+        denied: trust.denied.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -127,6 +100,7 @@ fn service(service: &ServiceSettings) -> v1::Service {
         protocol: protocol(service.protocol).into(),
         policy: service.policy.as_ref().map(ToString::to_string).unwrap_or_default(),
         subsets: service.subsets.iter().map(subset).collect(),
+        health: service.health.as_ref().map(health_check),
     }
 }
 
@@ -144,10 +118,11 @@ fn protocol(protocol: Protocol) -> v1::Protocol {
 }
 
 pub(crate) fn endpoints(endpoints: &Endpoints) -> v1::Endpoints {
-    v1::Endpoints { instances: endpoints.instances.iter().map(|i| instance(i)).collect() }
+    v1::Endpoints { instances: endpoints.instances.iter().map(|i| instance_to_wire(i)).collect() }
 }
 
-fn instance(instance: &Instance) -> v1::Instance {
+/// An instance by itself.
+pub fn instance_to_wire(instance: &Instance) -> v1::Instance {
     let sidecar = instance.sidecar.as_ref();
     v1::Instance {
         id: instance.id.clone(),
@@ -156,6 +131,24 @@ fn instance(instance: &Instance) -> v1::Instance {
         identity: sidecar.map(|s| s.identity.to_string()).unwrap_or_default(),
         weight: instance.weight,
         labels: labels(&instance.labels),
+        zone: instance.zone.clone().unwrap_or_default(),
+        down: instance.down,
+    }
+}
+
+fn health_check(check: &HealthCheck) -> v1::HealthCheck {
+    use v1::health_check::Kind;
+    v1::HealthCheck {
+        kind: Some(match &check.kind {
+            CheckKind::Http { path } => Kind::Http(v1::HttpCheck { path: path.clone() }),
+            CheckKind::Grpc { service } => Kind::Grpc(v1::GrpcCheck { service: service.clone() }),
+            CheckKind::Tcp => Kind::Tcp(v1::TcpCheck {}),
+        }),
+        port: check.port.map_or(0, u32::from),
+        interval_ms: millis(check.interval),
+        timeout_ms: millis(check.timeout),
+        up: check.up,
+        down: check.down,
     }
 }
 
@@ -184,6 +177,9 @@ fn inbound(inbound: &Inbound) -> v1::Inbound {
             Allow::Mesh => Vec::new(),
             Allow::Only(list) => list.iter().map(ToString::to_string).collect(),
         },
+        health: p.health.as_ref().map(health_check),
+        instance: p.instance.clone().unwrap_or_default(),
+        policy: p.policy.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
     v1::Inbound { ports: inbound.ports.iter().map(port).collect() }
 }

@@ -1,13 +1,32 @@
+//! `fusewire breaker`: what operators see of a sidecar's circuits, and do to them.
+//!
+//! It decides words and exit codes. It deliberately decides nothing about circuits: whatever is asked for goes to the
+//! sidecar's admin socket, which checks it, and whose refusals name what exists.
+
+mod explain;
+mod history;
+mod list;
+mod steer;
+#[cfg(test)]
+mod tests;
+mod words;
+
 use crate::admin_client::ask_now;
-use crate::output::{Output, table};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
-/// Look at circuit breakers.
+/// Look at circuit breakers, and hold them open or closed.
+///
+/// Names are SERVICE/INSTANCE, as `breaker list` shows them. SERVICE alone means every instance where something is shown; to
+/// hold or reset it means the service's own circuit, before all of them.
+///
+/// Exit code 0: done, and what was shown is closed; 1: some circuit that was shown is not closed (list and explain); 2: it
+/// could not be shown or done, and nothing was changed.
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -16,79 +35,108 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    List(List),
+    List(list::List),
+    Explain(explain::Explain),
+    Open(steer::Hold),
+    Close(steer::Hold),
+    Reset(steer::Reset),
+    History(history::History),
 }
 
-/// Show the circuit of every instance that a sidecar on this machine calls.
-///
-/// Exit code 0: all circuits are closed; 1: some are not.
+/// Whom to ask.
 #[derive(Args)]
-struct List {
+struct Asked {
     /// The sidecar's admin socket: sidecar.sock in its data_dir, or sidecar.admin.socket.
     #[arg(long)]
     socket: PathBuf,
-    /// Only this service.
-    #[arg(long)]
-    service: Option<String>,
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Command::List(list) = &arguments.command;
-    let mut answer = ask_now(&list.socket, Method::GET, "/breakers", None)?;
-    if let (Some(service), Some(all)) = (&list.service, answer["breakers"].as_array_mut()) {
-        all.retain(|b| b["service"] == service.as_str());
+impl Asked {
+    fn get(&self, path: &str) -> Result<Value> {
+        ask_now(&self.socket, Method::GET, path, None)
     }
-    match list.output {
-        Output::Json => println!("{answer:#}"),
-        Output::Table => print!("{}", shown(&answer)),
+
+    /// All circuits, in short: of instances, or of services and routes as a whole.
+    fn all(&self, which: &str) -> Result<Vec<Value>> {
+        let mut answer = self.get("/breakers")?;
+        match answer[which].take() {
+            Value::Array(all) => Ok(all),
+            _ => bail!("{}: this is no sidecar's socket", self.socket.display()),
+        }
     }
-    let all_closed = rows(&answer).iter().all(|b| b["circuit"] == "closed");
-    Ok(if all_closed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn rows(answer: &Value) -> &[Value] {
-    answer["breakers"].as_array().map_or(&[], Vec::as_slice)
+/// What a circuit is found by. The key of a circuit is `{scope}/{service}[/{instance}]`; people leave the scope out, since
+/// whether an instance is named says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name {
+    service: String,
+    instance: Option<String>,
 }
 
-fn shown(answer: &Value) -> String {
-    let head = [
-        "SERVICE",
-        "INSTANCE",
-        "ADDRESS",
-        "CIRCUIT",
-        "WHY",
-        "OPEN FOR",
-        "CALLS",
-        "HARD",
-        "SOFT",
-        "IN FLIGHT",
-        "LATENCY",
-    ];
-    let mut table_rows = vec![head.map(String::from).to_vec()];
-    for b in rows(answer) {
-        let text = |v: &Value| v.as_str().map_or_else(|| "-".to_owned(), str::to_owned);
-        let remaining = b["open_remaining_ms"].as_u64().map_or("-".to_owned(), |ms| format!("{:.1}s", ms as f64 / 1e3));
-        let latency = b["latency_us"].as_u64().map_or("-".to_owned(), |us| format!("{:.1}ms", us as f64 / 1e3));
-        let window = &b["window"];
-        let mode = if b["mode"] == "enforce" { String::new() } else { format!(" ({})", text(&b["mode"])) };
-        table_rows.push(vec![
-            text(&b["service"]),
-            text(&b["instance"]),
-            text(&b["address"]),
-            text(&b["circuit"]) + &mode,
-            text(&b["reason"]),
-            remaining,
-            window["total"].to_string(),
-            window["hard"].to_string(),
-            window["soft"].to_string(),
-            b["in_flight"].to_string(),
-            latency,
-        ]);
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (service, instance) = match text.split_once('/') {
+            Some((service, instance)) => (service, Some(instance)),
+            None => (text, None),
+        };
+        if service.is_empty() || instance.is_some_and(str::is_empty) {
+            return Err("write SERVICE or SERVICE/INSTANCE, as `fusewire breaker list` shows them".into());
+        }
+        Ok(Self { service: service.into(), instance: instance.map(str::to_owned) })
     }
-    if table_rows.len() == 1 {
-        return "this sidecar has called nobody yet: circuits appear with the first request to a service\n".into();
+}
+
+impl Name {
+    /// On the admin socket.
+    fn path(&self) -> String {
+        let service = encoded(&self.service);
+        match &self.instance {
+            Some(instance) => format!("/breakers/instance/{service}/{}", encoded(instance)),
+            None => format!("/breakers/instance/{service}"),
+        }
     }
-    table(&table_rows)
+
+    /// Of the circuit that is held: SERVICE alone is the service's own.
+    fn held_path(&self) -> String {
+        match &self.instance {
+            Some(_) => self.path() + "/override",
+            None => format!("/breakers/service/{}/override", encoded(&self.service)),
+        }
+    }
+
+    fn is_of(&self, circuit: &Value) -> bool {
+        circuit["service"] == self.service.as_str()
+            && self.instance.as_ref().is_none_or(|id| circuit["instance"] == id.as_str())
+    }
+}
+
+/// RFC 3986: everything but the unreserved.
+fn encoded(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let one = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    name.bytes().map(one).collect()
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let done = match &arguments.command {
+        Command::List(list) => list::run(list),
+        Command::Explain(explain) => explain::run(explain),
+        Command::Open(hold) => steer::hold(hold, steer::To::Open),
+        Command::Close(hold) => steer::hold(hold, steer::To::Closed),
+        Command::Reset(reset) => steer::reset(reset),
+        Command::History(history) => history::run(history),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("fusewire: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// 0 if all are closed, else 1.
+fn closed(circuits: &[Value]) -> ExitCode {
+    let all = circuits.iter().all(|b| b["circuit"] == "closed");
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

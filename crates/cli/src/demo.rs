@@ -34,8 +34,9 @@ use town::Town;
 /// Watch circuit breakers at work: a small shop of six programs on this machine, two of which fall ill.
 ///
 /// A client calls web, which calls catalog, which calls one of four inventory instances; all through sidecars, over
-/// mTLS, on loopback. One inventory instance begins to fail half of its requests, later another one hangs. Needs
-/// neither root nor network, and leaves nothing behind. Runs until Ctrl-C, and then says what the client saw.
+/// mTLS, on loopback. One inventory instance begins to fail half of its requests, later another one hangs. It prints
+/// where a browser finds traces and the service map. Needs neither root nor network, and leaves nothing behind. Runs
+/// until Ctrl-C, and then says what the client saw.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// End by itself after this many seconds of traffic. Below 34, both faults are fitted into them.
@@ -70,6 +71,7 @@ async fn play(arguments: &Arguments) -> Result<ExitCode> {
         town = Town::start(!arguments.without_breakers, arguments.keep) => town?,
         () = stop.asked() => return Ok(ExitCode::from(130)),
     };
+    screen.say(&format!("traces and service map: http://{}/", town.plan.page))?;
     screen.say(&format!(
         "{} requests/s: client -> web -> catalog -> inventory-1..4, all between sidecars over mTLS{}",
         arguments.rate,

@@ -3,14 +3,28 @@
 //! Each command is one file. It decides what people see; it deliberately decides nothing about traffic.
 
 mod admin_client;
+mod apply;
 mod breaker;
 mod check;
 mod control;
+mod control_client;
+mod delete;
 mod demo;
+mod diff;
+mod endpoints;
+mod get;
+mod history;
+mod limits;
+mod login;
+mod objects;
 mod output;
+mod register;
+mod rollback;
 mod sidecar;
 mod status;
 mod token;
+mod trust;
+mod wait;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -32,12 +46,24 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Arguments),
-    Control(control::Arguments),
+    Control(Box<control::Arguments>),
     Sidecar(sidecar::Arguments),
+    Register(register::Arguments),
     Check(check::Arguments),
     Status(status::Arguments),
     Breaker(breaker::Arguments),
+    Limits(limits::Arguments),
     Token(token::Arguments),
+    Trust(trust::Arguments),
+    Login(login::Arguments),
+    Apply(apply::Arguments),
+    Get(get::Arguments),
+    Endpoints(endpoints::Arguments),
+    Delete(delete::Arguments),
+    Diff(diff::Arguments),
+    History(history::Arguments),
+    Rollback(rollback::Arguments),
+    Wait(wait::Arguments),
     /// An application of the demo.
     #[command(hide = true)]
     DemoApp(demo::app::Arguments),
@@ -52,12 +78,24 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Demo(a) => demo::run(&a),
         Command::DemoApp(a) => demo::app::run(a),
-        Command::Control(a) => control::run(a),
+        Command::Control(a) => control::run(*a),
         Command::Sidecar(a) => sidecar::run(a),
+        Command::Register(a) => register::run(a),
         Command::Check(a) => check::run(&a),
         Command::Status(a) => status::run(&a),
-        Command::Breaker(a) => breaker::run(&a),
+        Command::Breaker(a) => Ok(breaker::run(&a)),
+        Command::Limits(a) => limits::run(&a),
         Command::Token(a) => token::run(&a),
+        Command::Trust(a) => trust::run(&a),
+        Command::Login(a) => login::run(&a),
+        Command::Apply(a) => apply::run(&a),
+        Command::Get(a) => get::run(&a),
+        Command::Endpoints(a) => endpoints::run(&a),
+        Command::Delete(a) => delete::run(&a),
+        Command::Diff(a) => diff::run(&a),
+        Command::History(a) => history::run(&a),
+        Command::Rollback(a) => rollback::run(&a),
+        Command::Wait(a) => wait::run(&a),
     };
     done.unwrap_or_else(|e| {
         eprintln!("fusewire: {e:#}");

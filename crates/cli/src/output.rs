@@ -44,3 +44,31 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = fusewire_model::yaml::parse_duration(text);
     parsed.ok_or_else(|| "write a number and its unit, such as 30s, 10m or 24h".into())
 }
+
+/// For arguments such as `--trace-memory 64MiB`: 1 MiB to 64 GiB.
+pub(crate) fn size(text: &str) -> Result<usize, String> {
+    let wrong = || "write a number and its unit, from 1MiB to 64GiB".to_owned();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let bytes = match unit {
+        "MiB" => number.checked_mul(1 << 20),
+        "GiB" => number.checked_mul(1 << 30),
+        _ => None,
+    };
+    let bytes = bytes.filter(|bytes| (1 << 20..=64 << 30).contains(bytes)).ok_or_else(wrong)?;
+    usize::try_from(bytes).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_unit_and_bounds() {
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        for wrong in ["", "64", "MiB", "0MiB", "65GiB", "99999999999999999999MiB", "1.5GiB", "64MB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

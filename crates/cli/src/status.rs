@@ -1,37 +1,40 @@
-use crate::admin_client::ask_now;
+use crate::control_client::{Target, block_on};
 use crate::output::{Output, table};
 use anyhow::Result;
 use clap::Args;
-use http::Method;
 use serde_json::Value;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Show what a control plane on this machine serves: its configuration, its faults, and which sidecar runs which version.
+/// Show what is in force, what is wrong, and which sidecar runs which version.
 ///
-/// Exit code 0: the configuration is valid and every connected sidecar runs it; 1 otherwise.
+/// Exit code 0: the configuration is valid, every connected sidecar runs it, and every replica of the control plane answered;
+/// 1 otherwise. Alerts do not change it.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The control plane's admin socket.
-    #[arg(long, default_value = "fusewire-control/control.sock")]
-    socket: PathBuf,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    target: Target,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let status = ask_now(&arguments.socket, Method::GET, "/status", None)?;
+    let status = block_on(async { Ok(serde_json::to_value(arguments.target.status().await?)?) })?;
     match arguments.output {
         Output::Json => println!("{status:#}"),
         Output::Table => print!("{}", shown(&status)),
     }
     let valid = status["configuration"]["valid"] == true;
     let current = sidecars(&status).iter().all(|s| s["current"] == true);
-    Ok(if valid && current { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let whole = replicas(&status).iter().all(|r| r["answered"] == true);
+    Ok(if valid && current && whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn sidecars(status: &Value) -> &[Value] {
     status["sidecars"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn replicas(status: &Value) -> &[Value] {
+    status["replicas"].as_array().map_or(&[], Vec::as_slice)
 }
 
 fn text(value: &Value) -> String {
@@ -65,12 +68,37 @@ fn shown(status: &Value) -> String {
             );
         }
     }
-    let head = ["WORKLOAD", "INSTANCE", "ADDRESS", "PROGRAM", "VERSION", "CURRENT", "SUBSCRIPTIONS"];
-    let mut rows = vec![head.map(String::from).to_vec()];
+    for alert in status["alerts"].as_array().into_iter().flatten() {
+        let about = alert["about"].as_str().filter(|about| !about.is_empty()).map(|about| format!(" {about}"));
+        out += &format!(
+            "alert          {}{}: {}\n",
+            text(&alert["name"]),
+            about.unwrap_or_default(),
+            text(&alert["message"])
+        );
+    }
+    let registry = &status["registry"];
+    if registry["registrations"].as_u64() > Some(0) {
+        out += &format!("registry       {} registrations, {} silent\n", registry["registrations"], registry["silent"]);
+    }
+    let several = replicas(status).len() > 1;
+    for replica in replicas(status).iter().filter(|_| several) {
+        let (name, address) = (text(&replica["name"]), text(&replica["address"]));
+        out += &match replica["answered"] == true {
+            true => format!("replica        {name} at {address}\n"),
+            false => format!(
+                "replica        {name} does not answer: {} ({address}; its sidecars are not shown)\n",
+                text(&replica["error"])
+            ),
+        };
+    }
+    let head = ["WORKLOAD", "INSTANCE", "ADDRESS", "PROGRAM", "VERSION", "CURRENT", "SUBSCRIPTIONS", "REPLICA"];
+    let columns = if several { head.len() } else { head.len() - 1 };
+    let mut rows = vec![head.iter().take(columns).copied().map(String::from).collect::<Vec<_>>()];
     let mut nacks = String::new();
     for s in sidecars(status) {
         let current = if s["current"] == true { "yes" } else { "no" };
-        rows.push(vec![
+        let mut row = vec![
             text(&s["workload"]),
             text(&s["instance"]),
             text(&s["address"]),
@@ -78,7 +106,10 @@ fn shown(status: &Value) -> String {
             text(&s["acked_version"]),
             current.into(),
             text(&s["subscriptions"]),
-        ]);
+            text(&s["replica"]),
+        ];
+        row.truncate(columns);
+        rows.push(row);
         for n in s["nacks"].as_array().into_iter().flatten() {
             nacks += &format!(
                 "{} refused {} {}: {}: {}\n",

@@ -1,10 +1,9 @@
-use crate::admin_client::{ask_now, ask_patiently};
+use crate::control_client::{Target, ask, block_on, refusal};
 use crate::output::{self, Output, table};
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use http::Method;
-use serde_json::{Value, json};
-use std::path::PathBuf;
+use fusewire_api::v1;
+use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,9 +12,8 @@ use std::time::Duration;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// The control plane's admin socket.
-    #[arg(long, global = true, default_value = "fusewire-control/control.sock")]
-    socket: PathBuf,
+    #[command(flatten)]
+    target: Target,
     #[arg(short, long, value_enum, global = true, default_value_t)]
     output: Output,
 }
@@ -27,7 +25,7 @@ enum Command {
         /// The workload: a path in the trust domain, such as web, or a full SPIFFE ID.
         workload: String,
         /// How many sidecars may join with it.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         uses: u32,
         /// How long it can be used, such as 1h.
         #[arg(long, default_value = "1h", value_parser = output::duration)]
@@ -40,29 +38,54 @@ enum Command {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let socket = &arguments.socket;
-    let answer = match &arguments.command {
+    block_on(answer(arguments))
+}
+
+async fn answer(arguments: &Arguments) -> Result<ExitCode> {
+    let json = arguments.output == Output::Json;
+    match &arguments.command {
         Command::Create { workload, uses, ttl } => {
-            let wish = json!({ "workload": workload, "uses": uses, "ttl_seconds": ttl.as_secs() });
-            ask_patiently(socket, &Method::POST, "/tokens", Some(&wish))?
+            let wish =
+                v1::CreateTokenRequest { workload: workload.clone(), uses: *uses, ttl_seconds: ttl.as_secs().max(1) };
+            let mut admin = arguments.target.admin_patiently().await?;
+            let made = admin.create_token(ask(wish)).await.map_err(refusal)?.into_inner();
+            if json {
+                let v1::TokenInfo { id, workload, uses_left, expires, .. } = made.info.unwrap_or_default();
+                let token = made.token;
+                println!(
+                    "{:#}",
+                    json!({ "token": token, "id": id, "workload": workload, "uses": uses_left, "expires": expires })
+                );
+            } else {
+                println!("{}", made.token);
+            }
         }
-        Command::List => ask_now(socket, Method::GET, "/tokens", None)?,
-        Command::Revoke { id } => ask_now(socket, Method::DELETE, &format!("/tokens/{id}"), None)?,
-    };
-    match (arguments.output, &arguments.command) {
-        (Output::Json, _) => println!("{answer:#}"),
-        (Output::Table, Command::Create { .. }) => println!("{}", answer["token"].as_str().unwrap_or_default()),
-        (Output::Table, Command::List) => print!("{}", listed(&answer)),
-        (Output::Table, Command::Revoke { id }) => println!("revoked {id}"),
+        Command::List => {
+            let mut admin = arguments.target.admin().await?;
+            let known = admin.list_tokens(ask(v1::ListTokensRequest {})).await.map_err(refusal)?.into_inner();
+            if json {
+                println!("{:#}", serde_json::to_value(&known.tokens)?);
+            } else {
+                print!("{}", listed(&known));
+            }
+        }
+        Command::Revoke { id } => {
+            let mut admin = arguments.target.admin().await?;
+            admin.revoke_token(ask(v1::RevokeTokenRequest { id: id.clone() })).await.map_err(refusal)?;
+            if json {
+                println!("{:#}", json!({ "revoked": id }));
+            } else {
+                println!("revoked {id}");
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn listed(answer: &Value) -> String {
-    let mut rows = vec![["ID", "WORKLOAD", "USES LEFT", "EXPIRES"].map(String::from).to_vec()];
-    for t in answer["tokens"].as_array().or(answer.as_array()).into_iter().flatten() {
-        let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-        rows.push(vec![text(&t["id"]), text(&t["workload"]), text(&t["uses_left"]), text(&t["expires"])]);
+fn listed(known: &v1::ListTokensResponse) -> String {
+    let mut rows = vec![["ID", "WORKLOAD", "STATE", "USES LEFT", "EXPIRES"].map(String::from).to_vec()];
+    for t in &known.tokens {
+        rows.push(vec![t.id.clone(), t.workload.clone(), t.state.clone(), t.uses_left.to_string(), t.expires.clone()]);
     }
     table(&rows)
 }

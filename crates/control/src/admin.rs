@@ -1,20 +1,22 @@
 //! The admin API: JSON over HTTP/1 on a Unix socket that only its owner may open. What may open it may do everything.
 //!
-//! `GET /live`, `GET /status`, `GET /tokens`, `POST /tokens`, `DELETE /tokens/<id>`. It deliberately has no TCP port and no
+//! `GET /live`, `GET /status`, `GET /metrics`, `GET /tokens`, `POST /tokens`, `DELETE /tokens/<id>`, `GET /trust`, `POST /trust/rotate`,
+//! `POST /trust/deny`: the messages of the Admin service, as JSON. It deliberately has no TCP port and no
 //! authentication of its own: the file's mode is it. Invariant: a token's text leaves once, in the answer to its making.
 
-use crate::shared::{Shared, lock};
-use crate::status::Status;
-use fusewire_identity::{CONTROL_PATH, JoinToken, SpiffeId, TokenError, UnixTime};
-use fusewire_telemetry::admin::{self, Asked, json};
+use crate::shared::Shared;
+use crate::trust::admin as trust;
+use crate::{metrics, replicas};
+use fusewire_api::v1;
+use fusewire_telemetry::admin::{self, Asked};
 use hyper::{Method, StatusCode};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
+use tonic::Code;
 
-const DEFAULT_TTL: u64 = 3_600;
-const MAX_TTL: u64 = 30 * 24 * 3_600;
+/// Who asks, where the socket's file is all that is known of it.
+const LOCAL: &str = "local";
 
 struct Failure(StatusCode, String);
 
@@ -22,25 +24,42 @@ type Answer = Result<admin::Answer, Failure>;
 
 pub(crate) async fn answer(shared: Arc<Shared>, asked: Asked) -> admin::Answer {
     let answered = match (asked.method.clone(), asked.path.as_str()) {
-        (Method::GET, "/live") => Ok(json(StatusCode::OK, &serde_json::json!({ "live": true }))),
-        (Method::GET, "/status") => Ok(json(StatusCode::OK, &Status::now(&shared))),
-        (Method::GET, "/tokens") => Ok(json(StatusCode::OK, &list(&shared))),
+        (Method::GET, "/live") => Ok(shown(StatusCode::OK, &json!({ "live": true }))),
+        (Method::GET, "/status") => Ok(shown(StatusCode::OK, &replicas::status(&shared).await)),
+        (Method::GET, "/metrics") => Ok(admin::metrics(&asked, metrics::text(&shared))),
+        (Method::GET, "/tokens") => list(&shared).await,
         (Method::POST, "/tokens") => make(&shared, &asked.body).await,
         (Method::DELETE, path) if path.starts_with("/tokens/") => revoke(&shared, &path["/tokens/".len()..]).await,
+        (Method::GET, "/trust") => show(&shared).await,
+        (Method::POST, "/trust/rotate") => rotate(&shared, &asked.body).await,
+        (Method::POST, "/trust/deny") => deny(&shared, &asked.body).await,
         _ => {
-            let known = "GET /live, GET /status, GET /tokens, POST /tokens, DELETE /tokens/<id>";
+            let known = "GET /live, GET /status, GET /metrics, GET /tokens, POST /tokens, DELETE /tokens/<id>, GET /trust, \
+                         POST /trust/rotate, POST /trust/deny";
             Err(Failure(StatusCode::NOT_FOUND, format!("there is no such page; there are {known}")))
         }
     };
-    answered.unwrap_or_else(|Failure(code, error)| json(code, &serde_json::json!({ "error": error })))
+    answered.unwrap_or_else(|Failure(code, error)| shown(code, &json!({ "error": error })))
 }
 
-fn internal(error: impl std::fmt::Display) -> Failure {
-    Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+fn shown(code: StatusCode, answer: &impl Serialize) -> admin::Answer {
+    admin::json(code, answer)
 }
 
-fn bad(message: impl Into<String>) -> Failure {
-    Failure(StatusCode::BAD_REQUEST, message.into())
+fn failed(status: tonic::Status) -> Failure {
+    let code = match status.code() {
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::ResourceExhausted | Code::FailedPrecondition | Code::Aborted => StatusCode::CONFLICT,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure(code, status.message().to_owned())
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8], expected: &str) -> Result<T, Failure> {
+    let bad = |e| Failure(StatusCode::BAD_REQUEST, format!("expected {expected}: {e}"));
+    serde_json::from_slice(body).map_err(bad)
 }
 
 #[derive(Deserialize)]
@@ -54,89 +73,86 @@ struct NewToken {
     ttl_seconds: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct MadeToken {
-    token: String,
-    id: String,
-    workload: String,
-    uses: u32,
-    expires: String,
+async fn list(shared: &Shared) -> Answer {
+    let listed = trust::list_tokens(shared, LOCAL, v1::ListTokensRequest {}).await.map_err(failed)?;
+    let tokens: Vec<Value> = listed.tokens.into_iter().map(token).collect();
+    Ok(shown(StatusCode::OK, &tokens))
 }
 
-#[derive(Serialize)]
-struct TokenView {
-    id: String,
-    workload: String,
-    uses_left: u32,
-    expires: String,
+fn token(info: v1::TokenInfo) -> Value {
+    let v1::TokenInfo { id, workload, uses_left, expires, state, root_hash } = info;
+    json!({ "id": id, "workload": workload, "uses_left": uses_left, "expires": expires, "state": state,
+            "root_hash": root_hash })
 }
 
-fn list(shared: &Shared) -> Vec<TokenView> {
-    let view = |entry: fusewire_identity::TokenEntry| TokenView {
-        id: entry.handle,
-        workload: entry.id,
-        uses_left: entry.uses_left,
-        expires: calendar(entry.expires),
+async fn make(shared: &Shared, body: &[u8]) -> Answer {
+    let NewToken { workload, uses, ttl_seconds } = read(body, "{\"workload\", \"uses\", \"ttl_seconds\"}")?;
+    // on the wire, nothing is 0
+    for (what, zero) in
+        [("uses must be at least one use", uses == Some(0)), ("ttl_seconds must be 1 or more", ttl_seconds == Some(0))]
+    {
+        if zero {
+            return Err(Failure(StatusCode::BAD_REQUEST, what.into()));
+        }
+    }
+    let asked = v1::CreateTokenRequest {
+        workload,
+        uses: uses.unwrap_or_default(),
+        ttl_seconds: ttl_seconds.unwrap_or_default(),
     };
-    lock(&shared.tokens).list().into_iter().map(view).collect()
+    let made = trust::create_token(shared, LOCAL, asked).await.map_err(failed)?;
+    let v1::TokenInfo { id, workload, uses_left, expires, .. } = made.info.unwrap_or_default();
+    let answer = json!({ "token": made.token, "id": id, "workload": workload, "uses": uses_left, "expires": expires });
+    Ok(shown(StatusCode::CREATED, &answer))
 }
 
-async fn make(shared: &Arc<Shared>, body: &[u8]) -> Answer {
-    let asked: NewToken = serde_json::from_slice(body)
-        .map_err(|e| bad(format!("expected {{\"workload\", \"uses\", \"ttl_seconds\"}}: {e}")))?;
-    let workload = workload(shared, &asked.workload)?;
-    let (uses, ttl) = (asked.uses.unwrap_or(1), asked.ttl_seconds.unwrap_or(DEFAULT_TTL));
-    if !(1..=MAX_TTL).contains(&ttl) {
-        return Err(bad(format!("ttl_seconds must be 1..={MAX_TTL}, got {ttl}")));
-    }
-    let (ttl, now, book, id) = (Duration::from_secs(ttl), UnixTime::now(), shared.clone(), workload.clone());
-    let made = tokio::task::spawn_blocking(move || lock(&book.tokens).create(&id, uses, ttl, now)).await;
-    let token: JoinToken = made.map_err(internal)?.map_err(token_failure)?;
-    tracing::info!(id = token.handle(), %workload, uses, "join token made");
-    let expires = calendar(now.as_secs().saturating_add(ttl.as_secs()));
-    let (text, id) = (token.to_string(), token.handle());
-    Ok(json(StatusCode::CREATED, &MadeToken { token: text, id, workload: workload.to_string(), uses, expires }))
+async fn revoke(shared: &Shared, id: &str) -> Answer {
+    trust::revoke_token(shared, LOCAL, v1::RevokeTokenRequest { id: id.into() }).await.map_err(failed)?;
+    Ok(shown(StatusCode::OK, &json!({ "revoked": id })))
 }
 
-fn workload(shared: &Shared, text: &str) -> Result<SpiffeId, Failure> {
-    let domain = shared.authority.trust_domain();
-    let id = if text.contains("://") { SpiffeId::parse(text) } else { SpiffeId::of(domain, text) };
-    let id = id.map_err(|e| bad(e.to_string()))?;
-    if id.trust_domain() != domain.as_str() {
-        return Err(bad(format!(
-            "{id} is not of trust domain {domain}, which is all that this control plane signs for"
-        )));
-    }
-    if id.path() == CONTROL_PATH {
-        return Err(bad("the control plane's own identity is not given away"));
-    }
-    Ok(id)
-}
-
-async fn revoke(shared: &Arc<Shared>, id: &str) -> Answer {
-    let (book, handle) = (shared.clone(), id.to_owned());
-    let revoked = tokio::task::spawn_blocking(move || lock(&book.tokens).revoke(&handle)).await;
-    revoked.map_err(internal)?.map_err(token_failure)?;
-    tracing::info!(id, "join token revoked");
-    Ok(json(StatusCode::OK, &serde_json::json!({ "revoked": id })))
-}
-
-fn token_failure(error: TokenError) -> Failure {
-    let code = match error {
-        TokenError::Unknown => StatusCode::NOT_FOUND,
-        TokenError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        TokenError::Full => StatusCode::CONFLICT,
-        TokenError::Expired
-        | TokenError::Spent
-        | TokenError::WrongIdentity
-        | TokenError::Malformed
-        | TokenError::Useless => StatusCode::BAD_REQUEST,
+async fn show(shared: &Shared) -> Answer {
+    let v1::TrustResponse { trust_domain, stage, roots, denied, next } =
+        trust::trust(shared, LOCAL, v1::TrustRequest {}).await.map_err(failed)?;
+    let root = |root: v1::RootInfo| {
+        json!({ "hash": root.hash, "signs": root.signs, "not_after": root.not_after,
+                "remaining_seconds": root.remaining_seconds })
     };
-    Failure(code, error.to_string())
+    let denied =
+        denied.into_iter().map(|d| json!({ "identity": d.identity, "reason": d.reason, "by": d.by, "at": d.at }));
+    let answer = json!({ "trust_domain": trust_domain, "stage": stage, "next": next,
+                        "roots": roots.into_iter().map(root).collect::<Vec<_>>(), "denied": denied.collect::<Vec<_>>() });
+    Ok(shown(StatusCode::OK, &answer))
 }
 
-/// RFC 3339.
-fn calendar(seconds: u64) -> String {
-    let timestamp = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
-    timestamp.unwrap_or(Timestamp::MAX).to_string()
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Rotate {
+    step: String,
+    dry_run: bool,
+    force: bool,
+}
+
+async fn rotate(shared: &Shared, body: &[u8]) -> Answer {
+    let Rotate { step, dry_run, force } = read(body, "{\"step\", \"dry_run\", \"force\"}")?;
+    let asked = v1::RotateRequest { step, dry_run, force };
+    let v1::RotateResponse { stage, did, waiting_for, done } =
+        trust::rotate(shared, LOCAL, asked).await.map_err(failed)?;
+    Ok(shown(StatusCode::OK, &json!({ "stage": stage, "did": did, "waiting_for": waiting_for, "done": done })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deny {
+    identity: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    lift: bool,
+}
+
+async fn deny(shared: &Shared, body: &[u8]) -> Answer {
+    let Deny { identity, reason, lift } = read(body, "{\"identity\", \"reason\", \"lift\"}")?;
+    trust::deny(shared, LOCAL, v1::DenyRequest { identity, reason, lift }).await.map_err(failed)?;
+    Ok(shown(StatusCode::OK, &json!({})))
 }

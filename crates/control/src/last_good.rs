@@ -19,12 +19,16 @@ struct Kept {
 
 pub(crate) fn save(data_dir: &Path, sources: &[Source]) -> io::Result<()> {
     let kept: Vec<Kept> = sources.iter().map(|s| Kept { name: s.name.clone(), text: s.text.clone() }).collect();
-    let bytes = serde_json::to_vec(&kept)?;
-    let new = data_dir.join(format!("{NAME}.new"));
+    keep(data_dir, NAME, &serde_json::to_vec(&kept)?)
+}
+
+/// Writes a private file whole beside the old one, then in its place: a kill leaves one or the other.
+pub(crate) fn keep(data_dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = data_dir.join(format!("{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&bytes)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&new, data_dir.join(NAME))?;
+    std::fs::rename(&new, data_dir.join(name))?;
     File::open(data_dir)?.sync_all()
 }
 

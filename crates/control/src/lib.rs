@@ -10,22 +10,41 @@
 //! whatever is killed, authority and tokens are on disk first.
 
 mod admin;
+mod admin_service;
+mod alerts;
+mod assembly;
+mod checks;
 mod configuration;
+mod dns;
+mod encoded;
+mod feed;
 mod files;
+mod fleet;
 mod grpc;
 mod last_good;
 mod listen;
+mod metrics;
+mod objects;
 mod own;
 mod plan;
+mod public;
 mod rate;
+mod registry;
+mod replicas;
 mod run;
 mod session;
 mod shared;
 mod sidecars;
 mod sign;
+mod socket;
 mod status;
+mod store;
+mod traces;
+mod trust;
+mod view;
+mod web;
 
-use fusewire_identity::{AuthorityError, IdentityError, SignError};
+use fusewire_identity::{IdentityError, SignError};
 use fusewire_model::yaml::Fault;
 use fusewire_telemetry::admin::BindError;
 use std::net::SocketAddr;
@@ -34,6 +53,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub use run::run;
+pub use store::{EtcdSettings, EtcdTls, EtcdUser, StoreError, StoreSettings};
+pub use trust::TrustError;
+
+/// Of [`Settings::trace_memory`].
+pub const DEFAULT_TRACE_MEMORY: usize = 64 << 20;
 
 /// How one control plane runs.
 #[derive(Debug)]
@@ -42,13 +66,38 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Files, or folders of which every `*.yaml` and `*.yml` that is not hidden counts. At least one.
     pub config: Vec<PathBuf>,
-    /// The certificate authority, the join tokens and the last good configuration, all for the owner only. Two control
+    /// The store (unless it is elsewhere) and the last good configuration, all for the owner only. Two control
     /// planes must not share it; the admin socket in it guards that.
     pub data_dir: PathBuf,
     /// Default `<data_dir>/control.sock`.
     pub admin_socket: Option<PathBuf>,
+    /// Where what must survive is kept: authority, denied identities, join tokens, registrations. Default
+    /// `<data_dir>/store.redb`.
+    pub store: StoreSettings,
+    /// A folder with `tls.crt`, `tls.key` and `ca.crt`: sign with that certificate instead of a root of our own, and follow
+    /// when the files change.
+    pub ca_dir: Option<PathBuf>,
     /// How long a sidecar's certificate holds. Default 24 h: a control plane may be gone for a night.
     pub leaf_lifetime: Duration,
+    /// What this replica is called in the store and in status. Default: the host's name and a few letters that are kept
+    /// in `data_dir`.
+    pub replica: Option<String>,
+    /// `host:port` where other replicas reach this one. Default: the bound address; needed where that is `0.0.0.0` or `[::]`
+    /// and the store is shared.
+    pub advertise: Option<String>,
+    /// `GET /live /ready /metrics`, read-only, for whoever can reach it. Default: none.
+    pub admin_listen: Option<SocketAddr>,
+    /// Where the page with traces and service map is served, in clear and to whoever reaches it. Default: nowhere. Beyond
+    /// loopback only with `web_hosts`.
+    pub web_listen: Option<SocketAddr>,
+    /// Names and addresses under which browsers may ask for the page, beside those of loopback.
+    pub web_hosts: Vec<String>,
+    /// Where OTLP is taken in clear, from whoever reaches it. Default: nowhere.
+    pub otlp_listen: Option<SocketAddr>,
+    /// Bytes of traces that are kept. Default 64 MiB.
+    pub trace_memory: usize,
+    /// How long registrations are kept at most when most fall silent together. Default 30 min.
+    pub self_preservation: Duration,
     /// Told the bound address once sidecars may connect.
     pub bound: Option<oneshot::Sender<SocketAddr>>,
 }
@@ -58,9 +107,19 @@ impl Settings {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 15010)),
             config,
+            store: StoreSettings::Embedded(data_dir.join("store.redb")),
+            ca_dir: None,
             data_dir,
             admin_socket: None,
+            replica: None,
+            advertise: None,
+            admin_listen: None,
+            web_listen: None,
+            web_hosts: Vec::new(),
+            otlp_listen: None,
+            trace_memory: DEFAULT_TRACE_MEMORY,
             leaf_lifetime: fusewire_identity::DEFAULT_LIFETIME,
+            self_preservation: fusewire_discovery::registry::Limits::default().self_preservation,
             bound: None,
         }
     }
@@ -81,14 +140,36 @@ pub enum ControlError {
         "cannot listen on {address}: {source}: is another control plane running, or is the address not this machine's?"
     )]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("{0:?} is no name of a replica: use 1 to 100 letters, digits, '-', '.' and '_'")]
+    Replica(String),
+    #[error("other replicas cannot reach this one at {0}: say with --advertise host:port how they do")]
+    Advertise(SocketAddr),
+    #[error(
+        "the page would be served to whoever reaches {0}, and traces tell a lot: listen on loopback, or say with --web-host NAME \
+         under which name it is asked for there"
+    )]
+    Web(SocketAddr),
     #[error(transparent)]
-    Authority(#[from] AuthorityError),
+    Trust(#[from] TrustError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error("the control plane cannot sign its own certificate: {0}")]
     Own(#[from] SignError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the applied objects cannot be read: {0}")]
+    Objects(String),
     #[error("the gRPC server ended: {0}")]
     Serve(#[from] tonic::transport::Error),
+}
+
+impl From<objects::ObjectsError> for ControlError {
+    fn from(error: objects::ObjectsError) -> Self {
+        match error {
+            objects::ObjectsError::Store(error) => Self::Store(error),
+            error => Self::Objects(error.to_string()),
+        }
+    }
 }
 
 fn lines(faults: &[Fault]) -> String {

@@ -8,11 +8,14 @@
 //!
 //! Invariant: its size is that of what one sidecar asked for, however long the sidecar stalls.
 
-use fusewire_api::{answer_to_wire, change_between, kind_to_wire, resource_to_wire, v1};
+use crate::encoded::Encoded;
+use crate::shared::InForce;
+use fusewire_api::{MAX_MESSAGE_BYTES, answer_to_wire, kind_to_wire, resource_to_wire, v1};
 use fusewire_model::World;
 use fusewire_model::compile::compile;
 use fusewire_model::node::Node;
 use fusewire_model::resource::{Answer, Endpoints, Key, Kind, Resource, Subscription};
+use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use v1::config_response::Message;
@@ -25,14 +28,15 @@ pub(crate) struct Plan {
     node: Node,
     /// What the sidecar understands; nothing else is sent.
     kinds: BTreeSet<Kind>,
-    trust: Resource,
+    /// Shared with all other plans.
+    encoded: Arc<Encoded>,
     wanted: BTreeSet<Subscription>,
     /// What it should hold.
     target: BTreeMap<Key, Whole>,
     /// What it was sent, or said that it holds.
     sent: HashMap<Key, Sent>,
     /// Content that it could not put in force; not sent again until it changes.
-    refused: HashMap<Key, String>,
+    refused: HashMap<Key, Arc<str>>,
     answers: BTreeMap<Subscription, Answer>,
     answered: HashMap<Subscription, Answer>,
     // what is left to say, kept with the above
@@ -43,26 +47,37 @@ pub(crate) struct Plan {
     synced: Option<String>,
 }
 
+/// Of a message, for what is around the resource.
+const MARGIN: usize = 4 << 10;
+
+fn encoded_len(message: &Message) -> usize {
+    match message {
+        Message::Resource(resource) => resource.encoded_len(),
+        Message::EndpointsChange(change) => change.encoded_len(),
+        _ => 0,
+    }
+}
+
 #[derive(Debug)]
 struct Whole {
     resource: Resource,
-    hash: String,
+    hash: Arc<str>,
 }
 
 /// `hash` is `None` when what the sidecar holds is not known: it refused what it was sent.
 #[derive(Debug)]
 struct Sent {
-    hash: Option<String>,
+    hash: Option<Arc<str>>,
     /// What a change of endpoints can be made against.
     base: Option<Arc<Endpoints>>,
 }
 
 impl Plan {
-    pub(crate) fn new(node: Node, kinds: BTreeSet<Kind>, trust: Resource) -> Self {
+    pub(crate) fn new(node: Node, kinds: BTreeSet<Kind>, encoded: Arc<Encoded>) -> Self {
         Self {
             node,
             kinds,
-            trust,
+            encoded,
             wanted: BTreeSet::new(),
             target: BTreeMap::new(),
             sent: HashMap::new(),
@@ -80,7 +95,7 @@ impl Plan {
     /// What the sidecar says that it has already.
     pub(crate) fn hold(&mut self, key: Key, hash: String) {
         if self.kinds.contains(&key.kind) {
-            self.sent.insert(key, Sent { hash: Some(hash), base: None });
+            self.sent.insert(key, Sent { hash: Some(hash.into()), base: None });
         }
     }
 
@@ -107,15 +122,15 @@ impl Plan {
         !self.wanted.contains(subscription)
     }
 
-    /// Takes `world` as the truth for everything subscribed.
-    pub(crate) fn aim(&mut self, world: &World) {
+    /// Takes what is in force as the truth for everything subscribed.
+    pub(crate) fn aim(&mut self, InForce { world, trust, .. }: &InForce) {
         let wanted: Vec<_> = self.wanted.iter().cloned().collect();
         let compiled = compile(world, &self.node, &wanted);
         let mut before = std::mem::take(&mut self.target);
         self.answers.clear();
         self.due.clear();
         self.unanswered.clear();
-        self.want(self.trust.clone(), &mut before);
+        self.want(trust.clone(), &mut before);
         for resource in compiled.resources.into_values() {
             self.want(resource, &mut before);
         }
@@ -147,10 +162,13 @@ impl Plan {
         if !self.kinds.contains(&key.kind) {
             return;
         }
-        // A hash costs an encoding; equal content keeps the one it has.
+        // a hash costs an encoding; equal content keeps the one it has
         let hash = match before.remove(&key) {
-            Some(old) if old.resource == resource => old.hash,
-            _ => resource_to_wire(&resource).hash,
+            Some(old) if old.resource.is_same(&resource) => old.hash,
+            // each node's own
+            Some(old) if key.kind == Kind::Inbound && old.resource == resource => old.hash,
+            _ if key.kind == Kind::Inbound => resource_to_wire(&resource).hash.into(),
+            _ => self.encoded.hash(&key, &resource),
         };
         if let Some(Sent { hash: Some(sent), base }) = self.sent.get_mut(&key)
             && *sent == hash
@@ -217,16 +235,23 @@ impl Plan {
         };
         let message = match (&base, before) {
             (Some(new), Some(Sent { hash: Some(base_hash), base: Some(old) })) => {
-                let change = change_between(&old, &base_hash, new, &whole.hash);
+                let change = self.encoded.change((&old, &base_hash), (new, &whole.hash));
                 // with every instance new, the whole set is the smaller message
                 if change.upserted.len() < new.instances.len() {
-                    Message::EndpointsChange(change)
+                    Message::EndpointsChange((*change).clone())
                 } else {
                     Message::Resource(resource_to_wire(&whole.resource))
                 }
             }
             _ => Message::Resource(resource_to_wire(&whole.resource)),
         };
+        if encoded_len(&message) > MAX_MESSAGE_BYTES - MARGIN {
+            // sent, it would end the stream, and with it everything else that this sidecar is told
+            tracing::error!(kind = ?key.kind, name = key.name, "too large to be sent: the last good one stays in force; are labels long?");
+            self.refused.insert(key.clone(), whole.hash.clone());
+            self.sent.insert(key, Sent { hash: None, base: None });
+            return None;
+        }
         self.refused.remove(&key);
         self.sent.insert(key, Sent { hash: Some(whole.hash.clone()), base });
         Some(message)
@@ -237,7 +262,7 @@ impl Plan {
         let Some(sent) = self.sent.get_mut(key).filter(|sent| sent.hash.as_deref() == Some(hash)) else { return false };
         // it holds the last good one, and we do not keep which that was
         *sent = Sent { hash: None, base: None };
-        self.refused.insert(key.clone(), hash.to_owned());
+        self.refused.insert(key.clone(), hash.into());
         true
     }
 
@@ -255,9 +280,10 @@ impl Plan {
         }
     }
 
-    /// Of the world last aimed at.
-    pub(crate) fn version(&self) -> &str {
-        &self.version
+    /// The hash of the Trust resource that the sidecar was sent, or said that it holds.
+    pub(crate) fn sent_trust(&self) -> Option<&str> {
+        let (key, _) = self.target.first_key_value().filter(|(key, _)| key.kind == Kind::Trust)?;
+        self.sent.get(key)?.hash.as_deref()
     }
 
     /// The version that was last synced, if nothing has changed since.

@@ -5,20 +5,29 @@
 //!
 //! Invariant: when [`run`] returns, whether it succeeded or was dropped, socket file and port are free.
 
-use crate::configuration::{Judged, POLL, Watched};
+use crate::alerts::Alerts;
+use crate::assembly::Assembly;
+use crate::configuration::{POLL, Watched};
+use crate::objects::Snapshot;
 use crate::own::Own;
+use crate::registry::kept;
+use crate::replicas::{self, Replicas};
 use crate::shared::{Shared, lock, log_faults};
-use crate::{ControlError, Settings, admin, grpc};
-use fusewire_identity::{Authority, TokenBook, UnixTime};
-use fusewire_telemetry::admin::{Listener, Socket, serve};
+use crate::store::Store;
+use crate::trust::{self, Opening, Trust};
+use crate::{ControlError, Settings, alerts, checks, dns, grpc, public, socket, traces, web};
+use fusewire_telemetry::admin::Socket;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
 const SOCKET: &str = "control.sock";
-const TOKENS: &str = "tokens.json";
+/// After a failure of the store.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs a control plane until `shutdown` completes, on the runtime that awaits it.
 ///
@@ -33,33 +42,57 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     make_dir(&settings.data_dir)?;
     let path = settings.admin_socket.clone().unwrap_or_else(|| settings.data_dir.join(SOCKET));
     let socket = Socket::bind(&path).await?;
-    let (shared, watched) = open(&settings)?;
-    let listener = listen(&settings).await?;
-    let address = listener.local_addr().map_err(|source| ControlError::Listen { address: settings.listen, source })?;
+    let name = replicas::name(settings.replica.as_deref(), &settings.data_dir)?;
+    let store = Store::open(&settings.store).await?;
+    let (shared, watched) = open(&settings, store.clone(), Replicas::new(name)).await?;
+    let alive = kept::load(&shared.registrations, &store).await?;
+    let assembly = Assembly::first(&shared);
+    let listener = bind(settings.listen).await?;
+    let address = local(&listener, settings.listen)?;
+    web::check(&settings)?;
+    let watchable = bind_some(settings.admin_listen).await?;
+    let page = bind_some(settings.web_listen).await?;
+    let otlp = bind_some(settings.otlp_listen).await?;
+    let advertised = advertised(&settings, &store, address)?;
     let (own, identity) = Own::new(&shared)?;
+    let presence = shared.replicas.appear(&shared, advertised).await?;
     tracing::info!(
-        trust_domain = %shared.authority.trust_domain(), root_hash = shared.authority.root_hash(),
-        configuration = shared.world.borrow().version(), admin = %path.display(), "listening on {address}"
+        trust_domain = %shared.trust.domain(), root_hash = shared.trust.now().authority.root_hash(), store = store.engine(),
+        replica = shared.replicas.name(), configuration = shared.in_force.borrow().world.version(), admin = %path.display(), "listening on {address}"
     );
     if let Some(bound) = bound {
         // whoever asked may have gone
         let _ = bound.send(address);
     }
-    let asked_of = shared.clone();
+    let watched = Arc::new(Mutex::new(watched));
     let stop = StopOnDrop(&shared);
-    let server = grpc::serve(shared.clone(), &own, listener);
-    tokio::pin!(server);
+    let mut server = Box::pin(grpc::serve(shared.clone(), &own, listener));
     tokio::select! {
         served = &mut server => return served,
         () = shutdown => {}
-        // these three do not end
-        () = watch(&shared, watched) => {}
+        // these do not end
+        () = shared.registrations.run() => {}
+        () = assembly.run(&shared) => {}
+        () = Box::pin(checks::run(&shared.verdicts, shared.in_force.subscribe())) => {}
+        () = Box::pin(dns::run(&shared.names, shared.in_force.subscribe(), &settings.data_dir)) => {}
+        () = Box::pin(kept::run(&shared.registrations, &store, alive)) => {}
+        () = watch(&shared, &watched) => {}
+        () = follow(&shared, &watched) => {}
+        () = trust::run(&shared) => {}
+        () = alerts::run(&shared) => {}
         () = own.renew(&shared, identity) => {}
-        () = serve(Listener::Unix(socket), move |asked| admin::answer(asked_of.clone(), asked)) => {}
+        () = socket::serve(socket, &shared) => {}
+        () = public::serve(watchable, &shared) => {}
+        () = web::serve(page, settings.web_hosts.clone(), &shared) => {}
+        () = traces::serve_clear(otlp, &shared) => {}
     }
     tracing::info!("stopping");
     drop(stop);
-    server.await
+    let served = server.await;
+    if let Some(presence) = presence {
+        presence.leave().await;
+    }
+    served
 }
 
 /// Ends what was spawned, however `run` ends.
@@ -76,42 +109,94 @@ fn make_dir(dir: &Path) -> Result<(), ControlError> {
     made.map_err(|source| ControlError::DataDir { path: dir.to_owned(), source })
 }
 
-/// Everything that is read from disk.
-fn open(settings: &Settings) -> Result<(Arc<Shared>, Watched), ControlError> {
-    let (mut watched, world, judged) = Watched::start(settings)?;
-    let authority = Authority::open_or_create(&settings.data_dir, world.trust_domain(), UnixTime::now())?;
+/// Everything that is read from disk and from the store.
+async fn open(settings: &Settings, store: Store, replicas: Replicas) -> Result<(Arc<Shared>, Watched), ControlError> {
+    let snapshot = Snapshot::read(&store).await?;
+    let (mut watched, written, judged) = Watched::start(settings, snapshot)?;
+    let alerts = Alerts::default();
+    let opening = Opening {
+        data_dir: &settings.data_dir,
+        domain: &written.mesh.trust_domain,
+        leaf_lifetime: settings.leaf_lifetime,
+        ca_dir: settings.ca_dir.as_deref(),
+    };
+    let trust = Trust::open(store.clone(), &opening, &alerts).await?;
     watched.confirm();
-    let tokens = TokenBook::open(&settings.data_dir.join(TOKENS), authority.root_hash())?;
-    match &judged {
-        Judged { world: Err(faults), .. } => log_faults(faults),
-        Judged { files, .. } if files.is_empty() => {
-            tracing::warn!("the configuration has no *.yaml or *.yml files yet: an empty mesh until there is one");
-        }
-        Judged { .. } => {}
+    if !judged.faults.is_empty() {
+        log_faults(&judged.faults);
+    } else if judged.files.is_empty() {
+        tracing::warn!("the configuration has no *.yaml or *.yml files yet: an empty mesh until there is one");
     }
-    let shared = Shared::new(authority, tokens, settings.leaf_lifetime, world, judged);
-    Ok((Arc::new(shared), watched))
+    Ok((Arc::new(Shared::new(store, replicas, trust, alerts, written, judged, settings)), watched))
 }
 
-async fn listen(settings: &Settings) -> Result<TcpListener, ControlError> {
-    let address = settings.listen;
+async fn bind(address: SocketAddr) -> Result<TcpListener, ControlError> {
     TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, source })
 }
 
+async fn bind_some(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ControlError> {
+    match address {
+        Some(address) => bind(address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, ControlError> {
+    listener.local_addr().map_err(|source| ControlError::Listen { address: asked, source })
+}
+
+/// Where other replicas reach this one.
+fn advertised(settings: &Settings, store: &Store, bound: SocketAddr) -> Result<String, ControlError> {
+    match &settings.advertise {
+        Some(address) => Ok(address.clone()),
+        None if bound.ip().is_unspecified() && store.is_shared() => Err(ControlError::Advertise(bound)),
+        None => Ok(bound.to_string()),
+    }
+}
+
 /// Looks at the files until dropped. A thread of the blocking pool does the looking: a network file system may hang.
-async fn watch(shared: &Shared, watched: Watched) {
-    let watched = Arc::new(Mutex::new(watched));
+async fn watch(shared: &Arc<Shared>, watched: &Arc<Mutex<Watched>>) {
     let mut ticks = tokio::time::interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let looking = watched.clone();
-        let judged = tokio::task::spawn_blocking(move || lock(&looking).poll()).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the configuration could not be looked at; trying again");
-            None
+        let (shared, watched) = (shared.clone(), watched.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            // published under the lock, so that what was judged last is in force last
+            let mut watched = lock(&watched);
+            if let Some(judged) = watched.poll() {
+                shared.judged(judged);
+            }
         });
-        if let Some(judged) = judged {
-            shared.judged(judged);
+        if let Err(error) = looking.await {
+            tracing::error!(%error, "the configuration could not be looked at; trying again");
+        }
+    }
+}
+
+/// Takes over objects as they change, here or on another replica, until dropped.
+async fn follow(shared: &Arc<Shared>, watched: &Arc<Mutex<Watched>>) {
+    let mut changes = shared.objects.watch();
+    loop {
+        changes.next().await;
+        let snapshot = loop {
+            match shared.objects.read().await {
+                Ok(snapshot) => break snapshot,
+                Err(error) => {
+                    tracing::warn!(%error, "the applied objects cannot be read; what is in force stays, and it is tried again")
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        let (shared, watched) = (shared.clone(), watched.clone());
+        let taking = tokio::task::spawn_blocking(move || {
+            let mut watched = lock(&watched);
+            if let Some(judged) = watched.take(snapshot) {
+                shared.judged(judged);
+            }
+        });
+        if let Err(error) = taking.await {
+            tracing::error!(%error, "the applied objects could not be taken over");
         }
     }
 }

@@ -9,13 +9,13 @@
 
 use crate::listen::Peer;
 use crate::plan::Plan;
-use crate::shared::Shared;
+use crate::shared::{InForce, Shared};
 use crate::sidecars::Place;
 use fusewire_api::v1::config_request::Message;
 use fusewire_api::{WIRE_VERSIONS, kind_from_wire, target_from_wire, v1};
+use fusewire_model::SpiffeId;
 use fusewire_model::node::Node;
-use fusewire_model::resource::{Key, Subscription};
-use fusewire_model::{SpiffeId, World};
+use fusewire_model::resource::{Key, Kind, Subscription};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -80,7 +80,8 @@ async fn serve(
     mut requests: Streaming<v1::ConfigRequest>,
     out: &Answers,
 ) -> Result<(), Status> {
-    let mut worlds = shared.world.subscribe();
+    let mut in_force = shared.in_force.subscribe();
+    let mut trust = shared.trust.subscribe();
     let hello = tokio::select! {
         hello = timeout(HELLO, requests.message()) => hello
             .map_err(|_| Status::deadline_exceeded(format!("no hello within {HELLO:?}")))??,
@@ -89,6 +90,7 @@ async fn serve(
     let Some(v1::ConfigRequest { message: Some(Message::Hello(hello)) }) = hello else {
         return Err(Status::invalid_argument("the first message must be hello"));
     };
+    let peer_id = id.clone();
     let (wire, mut session) = Session::begin(&shared, id, peer, hello)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let welcome = v1::config_response::Message::Welcome(v1::Welcome { wire, version });
@@ -98,19 +100,23 @@ async fn serve(
         tokio::select! {
             biased; // what changes the plan goes before what the plan says
             () = shared.stopping() => return Err(stopping()),
+            denied = trust.wait_for(|trust| trust.denied().contains(&peer_id)) => {
+                let why = denied.ok().and_then(|trust| trust.denials.get(&peer_id).map(|denial| denial.reason.clone()));
+                return Err(Status::permission_denied(format!("{peer_id} is denied: {}", why.unwrap_or_default())));
+            }
             () = out.closed() => return Ok(()),
             request = requests.message() => match request? {
-                Some(request) => session.hear(request, &worlds.borrow())?,
+                Some(request) => session.hear(request, &in_force.borrow())?,
                 None => return Ok(()),
             },
-            changed = worlds.changed() => match changed {
-                Ok(()) => session.stale = true,
+            changed = in_force.changed() => match changed {
+                Ok(()) => session.aimed = None,
                 Err(_) => return Err(stopping()),
             },
             room = out.reserve(), if wanting => {
                 let Ok(room) = room else { return Ok(()) };
-                let world = worlds.borrow_and_update().clone();
-                if let Some(message) = welcome.take().or_else(|| session.next(&world)) {
+                let now = in_force.borrow_and_update().clone();
+                if let Some(message) = welcome.take().or_else(|| session.next(&now)) {
                     room.send(Ok(message));
                 }
             }
@@ -125,8 +131,35 @@ fn stopping() -> Status {
 struct Session {
     plan: Plan,
     place: Place,
-    /// The plan is not about the newest world, or not about all subscriptions.
-    stale: bool,
+    /// What the plan is about; `None`: not about all subscriptions, or about nothing yet.
+    aimed: Option<Arc<InForce>>,
+    acks: Acks,
+}
+
+/// Which acknowledgement is about which trust: they come in the order of what was synced, one for each.
+#[derive(Debug, Default)]
+struct Acks {
+    synced: u64,
+    acked: u64,
+    /// The trust that was sent last, and the first `Synced` after it.
+    trust: Option<(u64, String)>,
+}
+
+impl Acks {
+    fn synced(&mut self, trust: Option<&str>) {
+        self.synced += 1;
+        if let Some(trust) = trust
+            && self.trust.as_ref().is_none_or(|(_, sent)| sent != trust)
+        {
+            self.trust = Some((self.synced, trust.to_owned()));
+        }
+    }
+
+    /// One acknowledgement; the trust that is known to be in force there.
+    fn acked(&mut self) -> Option<&str> {
+        self.acked += 1;
+        self.trust.as_ref().filter(|(first, _)| self.acked >= *first).map(|(_, trust)| trust.as_str())
+    }
 }
 
 impl Session {
@@ -149,8 +182,9 @@ impl Session {
         let instance = Some(hello.instance).filter(|instance| !instance.is_empty());
         let node = Node { workload, instance };
         let kinds = hello.kinds.iter().filter_map(|kind| kind_from_wire(*kind)).collect();
-        let place = Place::take(&shared.sidecars, &node, shown(&hello.version), peer.address);
-        let mut session = Self { plan: Plan::new(node, kinds, shared.trust.clone()), place, stale: true };
+        let place = Place::take(&shared.sidecars, &node, shown(&hello.version), peer);
+        let mut session =
+            Self { plan: Plan::new(node, kinds, shared.encoded.clone()), place, aimed: None, acks: Acks::default() };
         for held in hello.held {
             if let Some(key) = key(held.kind, held.name) {
                 session.plan.hold(key, held.hash);
@@ -164,17 +198,20 @@ impl Session {
     }
 
     fn has_more(&self) -> bool {
-        self.stale || !self.plan.is_idle()
+        self.aimed.is_none() || !self.plan.is_idle()
     }
 
-    /// The next message, of what is true in `world`.
-    fn next(&mut self, world: &World) -> Option<v1::ConfigResponse> {
-        // also a world that came between the last look and now: it will not be announced again
-        if self.stale || self.plan.version() != world.version() {
-            self.plan.aim(world);
-            self.stale = false;
+    /// The next message, of what is true `now`.
+    fn next(&mut self, now: &Arc<InForce>) -> Option<v1::ConfigResponse> {
+        // also what came between the last look and now: it will not be announced again
+        if !self.is_about(now) {
+            self.plan.aim(now);
+            self.aimed = Some(now.clone());
         }
         let message = self.plan.next();
+        if let Some(v1::ConfigResponse { message: Some(v1::config_response::Message::Synced(_)) }) = &message {
+            self.acks.synced(self.plan.sent_trust());
+        }
         let plan = &self.plan;
         self.place.sidecar.update(|state| {
             if let Some(version) = plan.synced() {
@@ -186,23 +223,31 @@ impl Session {
         message
     }
 
-    fn hear(&mut self, request: v1::ConfigRequest, world: &World) -> Result<(), Status> {
+    fn is_about(&self, now: &Arc<InForce>) -> bool {
+        self.aimed.as_ref().is_some_and(|aimed| Arc::ptr_eq(aimed, now))
+    }
+
+    fn hear(&mut self, request: v1::ConfigRequest, now: &Arc<InForce>) -> Result<(), Status> {
         match request.message {
             Some(Message::Subscribe(subscribe)) => {
                 let subscription = self.subscribe(subscribe.target)?;
                 // only the new one, unless everything is to be gone through anyway
-                if !self.stale && self.plan.version() == world.version() {
-                    self.plan.extend(world, &[subscription]);
+                if self.is_about(now) {
+                    self.plan.extend(&now.world, &[subscription]);
                 } else {
-                    self.stale = true;
+                    self.aimed = None;
                 }
             }
             Some(Message::Unsubscribe(unsubscribe)) => {
                 self.plan.unsubscribe(&target(unsubscribe.target)?);
-                self.stale = true; // what nothing else refers to is found out when there is room to say so
+                self.aimed = None; // what nothing else refers to is found out when there is room to say so
             }
             Some(Message::Ack(ack)) => {
-                self.place.sidecar.update(|state| state.acked_version = Some(shown(&ack.version)));
+                let trust = self.acks.acked().map(str::to_owned);
+                self.place.sidecar.update(|state| {
+                    state.acked_version = Some(shown(&ack.version));
+                    state.acked_trust = trust.or(state.acked_trust.take());
+                });
             }
             Some(Message::Nack(nack)) => self.nack(nack),
             Some(Message::Hello(_)) => return Err(Status::invalid_argument("hello must be sent once, and first")),
@@ -231,6 +276,9 @@ impl Session {
         }
         if !self.plan.refuse(&key, &nack.hash) {
             return; // about content that has been replaced meanwhile
+        }
+        if key.kind == Kind::Trust {
+            self.acks.trust = None; // what it acknowledges next is not this
         }
         let nack = v1::Nack { path: shown(&nack.path), message: shown(&nack.message), ..nack };
         let sidecar = &self.place.sidecar;

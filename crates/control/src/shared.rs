@@ -1,31 +1,64 @@
 //! What every part of one control plane sees.
 
-use crate::configuration::Judged;
+use crate::Settings;
+use crate::alerts::Alerts;
+use crate::assembly::Marks;
+use crate::checks::Verdicts;
+use crate::configuration::{Judged, Written};
+use crate::dns::Answers;
+use crate::encoded::Encoded;
+use crate::feed::Feeds;
+use crate::objects::ObjectStore;
 use crate::rate::Rate;
+use crate::registry::Registrations;
+use crate::replicas::Replicas;
 use crate::sidecars::Sidecars;
-use fusewire_identity::{Authority, TokenBook};
+use crate::store::Store;
+use crate::traces::Traces;
+use crate::trust::Trust;
+use fusewire_discovery::registry::Limits;
 use fusewire_model::World;
-use fusewire_model::resource::{Resource, Trust};
+use fusewire_model::resource::Resource;
 use fusewire_model::yaml::Fault;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::sync::watch;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) authority: Authority,
-    pub(crate) leaf_lifetime: Duration,
-    /// Redeeming writes to disk: lock it off the runtime.
-    pub(crate) tokens: Mutex<TokenBook>,
+    pub(crate) store: Store,
+    pub(crate) replicas: Replicas,
+    pub(crate) trust: Trust,
+    pub(crate) alerts: Alerts,
     pub(crate) signing: Mutex<Rate>,
-    pub(crate) world: watch::Sender<Arc<World>>,
+    pub(crate) in_force: watch::Sender<Arc<InForce>>,
+    pub(crate) encoded: Arc<Encoded>,
     pub(crate) configuration: Mutex<Configuration>,
+    pub(crate) objects: ObjectStore,
     pub(crate) sidecars: Arc<Sidecars>,
-    pub(crate) trust: Resource,
+    /// What files say, and objects applied by API.
+    pub(crate) written: Mutex<Arc<Written>>,
+    pub(crate) marks: Arc<Marks>,
+    pub(crate) registrations: Arc<Registrations>,
+    pub(crate) feeds: Arc<Feeds>,
+    /// Of instances without a sidecar.
+    pub(crate) verdicts: Verdicts,
+    pub(crate) traces: Arc<Traces>,
+    /// What DNS says.
+    pub(crate) names: Answers,
     pub(crate) started: Timestamp,
     /// Becomes true once.
     pub(crate) stopping: watch::Sender<bool>,
+}
+
+/// What sidecars are told, at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct InForce {
+    pub(crate) world: Arc<World>,
+    pub(crate) trust: Resource,
+    /// Of the objects applied by API that the world holds.
+    pub(crate) revision: u64,
 }
 
 /// The files as they were last judged.
@@ -39,45 +72,83 @@ pub(crate) struct Configuration {
 
 impl Shared {
     pub(crate) fn new(
-        authority: Authority,
-        tokens: TokenBook,
-        leaf_lifetime: Duration,
-        world: Arc<World>,
+        store: Store,
+        replicas: Replicas,
+        trust: Trust,
+        alerts: Alerts,
+        written: Written,
         judged: Judged,
+        settings: &Settings,
     ) -> Self {
         let now = Timestamp::now();
-        let trust = Trust { trust_domain: authority.trust_domain().to_string(), bundle: authority.bundle().to_pem() };
-        let faults = judged.world.err().unwrap_or_default();
+        let limits = Limits { self_preservation: settings.self_preservation, ..Limits::default() };
+        let domain = written.mesh.trust_domain.clone();
+        let world = World::empty(domain.clone()).after(written.mesh.clone(), &BTreeMap::new());
+        let trust_now = trust.now().resource.clone();
+        let in_force = InForce { world: Arc::new(world), trust: trust_now, revision: written.revision };
+        let objects = ObjectStore::new(store.clone(), domain);
+        let Judged { files, faults, .. } = judged;
+        let marks: Arc<Marks> = Arc::default();
+        let home = replicas.name().to_owned();
         Self {
-            authority,
-            leaf_lifetime,
-            tokens: Mutex::new(tokens),
+            store,
+            replicas,
+            trust,
+            alerts,
             signing: Mutex::default(),
-            world: watch::Sender::new(world),
-            configuration: Mutex::new(Configuration { files: judged.files, faults, loaded_at: now }),
+            written: Mutex::new(Arc::new(written)),
+            in_force: watch::Sender::new(Arc::new(in_force)),
+            encoded: Arc::default(),
+            configuration: Mutex::new(Configuration { files, faults, loaded_at: now }),
+            objects,
             sidecars: Arc::default(),
-            trust: Resource::Trust(trust.into()),
+            registrations: Arc::new(Registrations::new(limits, home, marks.clone())),
+            verdicts: Verdicts::new(marks.clone()),
+            traces: Arc::new(Traces::new(settings.trace_memory)),
+            names: Answers::open(&settings.data_dir, marks.clone()),
+            marks,
+            feeds: Arc::default(),
             started: now,
             stopping: watch::Sender::new(false),
         }
     }
 
-    /// Puts what the files say in force, or notes why it is not.
+    /// Puts what files and objects say in force, or notes why it is not.
     pub(crate) fn judged(&self, judged: Judged) {
         let mut configuration = lock(&self.configuration);
         configuration.files = judged.files;
-        match judged.world {
-            Ok(world) => {
-                tracing::info!(version = world.version(), files = configuration.files.len(), "configuration in force");
-                configuration.faults.clear();
-                configuration.loaded_at = Timestamp::now();
-                self.world.send_replace(world);
-            }
-            Err(faults) => {
-                log_faults(&faults);
-                configuration.faults = faults;
-            }
+        if !judged.faults.is_empty() && judged.faults != configuration.faults {
+            log_faults(&judged.faults);
         }
+        configuration.faults = judged.faults;
+        let Some(new) = judged.written else { return };
+        let (files, revision) = (new.files.len(), new.revision);
+        tracing::info!(files, revision, "configuration taken over");
+        let mut written = lock(&self.written);
+        for (object, file) in new.shadowed.iter().filter(|(object, _)| !written.shadowed.contains_key(*object)) {
+            tracing::warn!(%object, file, "an object applied by API is not in force, since a file defines it too");
+        }
+        configuration.loaded_at = Timestamp::now();
+        *written = Arc::new(new);
+        self.marks.mark_all();
+    }
+
+    pub(crate) fn written_now(&self) -> Arc<Written> {
+        lock(&self.written).clone()
+    }
+
+    /// Puts in force who is believed and who is not, with whatever world is in force.
+    pub(crate) fn put_trust(&self, trust: Resource) {
+        self.in_force.send_if_modified(|now| {
+            let changed = !now.trust.is_same(&trust);
+            if changed {
+                *now = Arc::new(InForce { trust, ..InForce::clone(now) });
+            }
+            changed
+        });
+        self.encoded.prune();
+        // whose identity is denied is offered to nobody
+        self.marks.mark_all();
     }
 
     /// Ends when the control plane is to end.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a stream's entry is gone when the stream is.
 
+use crate::listen::Peer;
 use crate::shared::lock;
 use fusewire_api::v1;
 use fusewire_model::node::Node;
@@ -32,6 +33,8 @@ pub(crate) struct Sidecar {
     pub(crate) program_version: String,
     pub(crate) address: SocketAddr,
     pub(crate) connected_since: Timestamp,
+    /// Hash of the root that the certificate of its connection leads to.
+    pub(crate) root: Option<String>,
     state: Mutex<State>,
 }
 
@@ -40,6 +43,8 @@ pub(crate) struct State {
     /// Of the last `Synced`.
     pub(crate) sent_version: Option<String>,
     pub(crate) acked_version: Option<String>,
+    /// Hash of the Trust resource that was in force there when it last acknowledged anything.
+    pub(crate) acked_trust: Option<String>,
     pub(crate) subscriptions: usize,
     /// What it refused and still would be sent.
     pub(crate) nacks: BTreeMap<Key, v1::Nack>,
@@ -70,15 +75,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn take(all: &Arc<Sidecars>, node: &Node, program_version: String, address: SocketAddr) -> Self {
+    pub(crate) fn take(all: &Arc<Sidecars>, node: &Node, program_version: String, peer: &Peer) -> Self {
         let number = if node.instance.is_some() { 0 } else { all.next.fetch_add(1, Ordering::Relaxed) };
         let slot = (node.workload.to_string(), node.instance.clone(), number);
         let sidecar = Arc::new(Sidecar {
             workload: slot.0.clone(),
             instance: slot.1.clone(),
             program_version,
-            address,
+            address: peer.address,
             connected_since: Timestamp::now(),
+            root: peer.root.clone(),
             state: Mutex::default(),
         });
         lock(&all.connected).insert(slot.clone(), sidecar.clone());

@@ -2,12 +2,13 @@
 //!
 //! It decides that a join token, or the present certificate, proves what the request asks for. It deliberately signs
 //! before it spends the token, so that a malformed request does not cost a use; the certificate leaves only after the
-//! token was spent on disk. The control plane's own identity is never given away.
+//! token was spent in the store. The control plane's own identity is never given away.
 //!
 //! Invariant: a token appears in no log line and no answer.
 
 use crate::listen::Peer;
 use crate::shared::{Shared, lock};
+use crate::trust::TrustError;
 use fusewire_api::v1::identity_server::Identity;
 use fusewire_api::v1::{SignRequest, SignResponse};
 use fusewire_identity::{CONTROL_PATH, JoinToken, SignError, Signed, SpiffeId, TokenError, UnixTime};
@@ -39,34 +40,48 @@ impl IdentityService {
         if request.token.len() > MAX_TOKEN {
             return Err(token_status(&TokenError::Malformed));
         }
+        if self.shared.trust.is_behind() {
+            return Err(Status::unavailable(
+                "this control plane cannot read its store, and may not know who is still believed; ask again, or another",
+            ));
+        }
         if request.token.is_empty() {
             let id = peer.id.clone().ok_or_else(|| {
                 Status::unauthenticated("a join token is needed, or for renewal the present certificate, not yet ended")
             })?;
+            self.not_denied(&id)?;
+            self.still_holds(peer)?;
             let signed = self.sign(&request.csr, &id)?;
             return Ok((id, signed));
         }
-        let id = JoinToken::parse(&request.token).map_err(|e| token_status(&e))?.id().clone();
+        let token = JoinToken::parse(&request.token).map_err(|e| token_status(&e))?;
+        let id = token.id().clone();
+        self.not_denied(&id)?;
         let signed = self.sign(&request.csr, &id)?;
-        self.redeem(request.token, id.clone()).await?;
+        self.shared.trust.spend_token(&token, &id).await.map_err(|e| spend_status(&e))?;
         Ok((id, signed))
+    }
+
+    fn not_denied(&self, id: &SpiffeId) -> Result<(), Status> {
+        self.shared.trust.refusal(id).map_or(Ok(()), |why| Err(Status::permission_denied(why)))
+    }
+
+    /// Whether the certificate that the peer showed when it connected still proves anything.
+    fn still_holds(&self, peer: &Peer) -> Result<(), Status> {
+        let believed = self.shared.trust.now().authority.bundle().root_hashes();
+        let holds =
+            peer.not_after > UnixTime::now().as_secs() && peer.root.as_ref().is_some_and(|r| believed.contains(r));
+        let why =
+            "the certificate of this connection has ended, or its root is no longer believed: connect again, or join";
+        if holds { Ok(()) } else { Err(Status::unauthenticated(why)) }
     }
 
     fn sign(&self, csr: &[u8], id: &SpiffeId) -> Result<Signed, Status> {
         if id.path() == CONTROL_PATH {
             return Err(Status::permission_denied("the control plane's own identity is not given away"));
         }
-        let lifetime = self.shared.leaf_lifetime;
-        self.shared.authority.sign(csr, id, lifetime, UnixTime::now()).map_err(|e| sign_status(&e))
-    }
-
-    async fn redeem(&self, token: String, id: SpiffeId) -> Result<(), Status> {
-        let shared = self.shared.clone();
-        let redeem = move || lock(&shared.tokens).redeem(&token, &id, UnixTime::now());
-        match tokio::task::spawn_blocking(redeem).await {
-            Ok(redeemed) => redeemed.map_err(|e| token_status(&e)),
-            Err(_) => Err(Status::internal("the token could not be checked")),
-        }
+        let trust = &self.shared.trust;
+        trust.now().authority.sign(csr, id, trust.leaf_lifetime(), UnixTime::now()).map_err(|e| sign_status(&e))
     }
 }
 
@@ -79,12 +94,14 @@ impl Identity for IdentityService {
         let joining = !request.get_ref().token.is_empty();
         match self.decide(&peer, request.into_inner()).await {
             Ok((id, signed)) => {
+                self.shared.trust.counts.count_signed();
                 let how = if joining { "join token" } else { "renewal" };
                 tracing::info!(identity = %id, address = %peer.address, how, not_after = signed.not_after, "certificate signed");
                 let Signed { chain_pem, bundle_pem, not_after } = signed;
                 Ok(Response::new(SignResponse { chain_pem, bundle_pem, not_after }))
             }
             Err(status) => {
+                self.shared.trust.counts.count_refused();
                 let peer_id = peer.id.as_ref().map(SpiffeId::as_str).unwrap_or_default();
                 tracing::warn!(address = %peer.address, peer = peer_id, code = ?status.code(), "certificate refused: {}", status.message());
                 Err(status)
@@ -101,10 +118,17 @@ fn token_status(error: &TokenError) -> Status {
         TokenError::Unknown | TokenError::Expired | TokenError::Spent => Status::unauthenticated(message),
         TokenError::WrongIdentity => Status::permission_denied(message),
         TokenError::Full => Status::resource_exhausted(message),
-        // the path is the operator's, not the joiner's
-        TokenError::Storage(inner) => {
-            tracing::error!(error = %inner, "the token book cannot be written; is the disk full?");
-            Status::unavailable("token-storage: the control plane cannot write its token book; ask again")
+        TokenError::Internal(_) => Status::internal(message),
+    }
+}
+
+fn spend_status(error: &TrustError) -> Status {
+    match error {
+        TrustError::Token(error) => token_status(error),
+        // where the store is, is the operator's matter, not the joiner's
+        error => {
+            tracing::error!(%error, "a join token cannot be spent");
+            Status::unavailable("token-storage: the control plane cannot write to its store; ask again")
         }
     }
 }

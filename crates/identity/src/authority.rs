@@ -1,181 +1,156 @@
-//! The authority: the trust domain's root, and the leaves under it.
+//! The authority: what signs leaves, from a [`TrustState`] or an external CA's files.
 //!
-//! It decides what a leaf looks like, to the last extension: one SPIFFE URI, digitalSignature, server and client
-//! authentication, and its times. It deliberately does not decide *who may have* a leaf: the caller proves the
-//! identity (join token, Kubernetes token, the peer's present certificate) and passes it in.
+//! It decides which root signs and which certificates travel with a leaf. It deliberately does not decide *who may
+//! have* a leaf: the caller proves the identity (join token, Kubernetes token, the peer's present certificate) and
+//! passes it in; nor where its state is kept.
 //!
-//! Invariant: nothing in a leaf but the public key comes from the request, and no leaf outlives the root.
-//!
-//! Two processes must not create an authority in one directory: the later would replace the earlier's key on disk.
+//! Invariant: nothing in a leaf but the public key comes from the request, and no leaf outlives what it is signed with.
 
 use std::fmt;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fusewire_model::{SpiffeId, TrustDomain};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
-};
+use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use time::OffsetDateTime;
 
-use crate::bundle::{Bundle, root_hash};
+use crate::bundle::Bundle;
 use crate::error::IdentityError;
 use crate::request::{SignError, verified_key};
+use crate::trust_state::TrustState;
 use crate::workload::{Identity, PrivateKey, csr};
-use crate::{CONTROL_PATH, cert, files, pem};
-
-const KEY_FILE: &str = "ca.key";
-const CERT_FILE: &str = "ca.pem";
+use crate::{CONTROL_PATH, pem, shape};
 
 /// How long a leaf holds unless asked otherwise: long enough to outlive a control plane's bad night.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const MIN_LIFETIME: Duration = Duration::from_secs(10);
 pub const MAX_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-const ROOT_LIFETIME: Duration = Duration::from_secs(3652 * 24 * 3600); // ten years
-/// Leaves hold a little into the past: clocks in a fleet differ.
-const BACKDATE: u64 = 60;
-
-/// Why there is no authority to sign with.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    #[error(
-        "{dir} holds the authority of trust domain {found}, not {expected}: give another directory, or configure trust domain {found}"
-    )]
-    OtherTrustDomain { dir: String, found: String, expected: String },
-    #[error(
-        "{dir} holds only one of {KEY_FILE} and {CERT_FILE}: restore the other from a backup, or empty the directory to begin a new trust domain (every sidecar must then join again)"
-    )]
-    Half { dir: String },
-    #[error(
-        "the root certificate ended at {not_after} s after 1970: make a new authority, and let sidecars join again"
-    )]
-    Ended { not_after: u64 },
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-}
-
 /// A leaf, with what its holder needs to use it.
 #[derive(Clone, Debug)]
 pub struct Signed {
-    /// Leaf first.
+    /// Leaf first, then what leads from it to a root, without the root.
     pub chain_pem: String,
     pub bundle_pem: String,
     /// Seconds since 1970.
     pub not_after: u64,
 }
 
-/// The certificate authority of one trust domain.
+/// What signs, and what travels with each leaf.
+pub(crate) struct Signer {
+    pub(crate) issuer: Issuer<'static, KeyPair>,
+    /// From the leaf's issuer upwards, without the root.
+    pub(crate) above: Vec<CertificateDer<'static>>,
+    /// The earliest end of what a leaf needs to lead to the root.
+    pub(crate) not_after: u64,
+}
+
+/// The certificate authority of one trust domain. Cloning is cheap.
+#[derive(Clone)]
 pub struct Authority {
-    key: PrivateKey,
-    issuer: Issuer<'static, KeyPair>,
+    state: TrustState,
     bundle: Bundle,
-    hash: String,
-    not_after: u64,
+    signer: Arc<Signer>,
+    /// Signs what the control plane itself presents; see [`Authority::issue_own`].
+    own: Arc<Signer>,
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority")
-            .field("trust_domain", self.bundle.trust_domain())
-            .field("root_hash", &self.hash)
-            .finish_non_exhaustive()
+        f.debug_struct("Authority").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
 impl Authority {
     /// A new root, in memory.
     pub fn create(domain: &TrustDomain, now: UnixTime) -> Result<Self, IdentityError> {
-        let key = PrivateKey::generate()?;
-        let root = root_params(domain, now)?;
-        let cert = root.self_signed(&key.pair()?)?;
-        Self::from_parts(key, cert.der().clone())
+        Self::from_state(TrustState::create(domain, now)?)
     }
 
-    /// From what [`Authority::key_pem`] and [`Authority::bundle`] gave, for an authority kept elsewhere than in files.
-    pub fn from_pem(key_pem: &[u8], cert_pem: &[u8]) -> Result<Self, IdentityError> {
-        let mut certs = pem::certificates("the authority's certificate", cert_pem)?;
-        if certs.len() != 1 {
-            return Err(IdentityError::Bundle("the authority's file must hold exactly one certificate".into()));
+    /// Ready to sign. An external authority's state holds no key: see [`Authority::external`].
+    pub fn from_state(state: TrustState) -> Result<Self, IdentityError> {
+        if state.is_external() {
+            return Err(IdentityError::State("an external authority's key is only in its files: read those".into()));
         }
-        Self::from_parts(PrivateKey::from_pem(key_pem)?, certs.remove(0))
+        let sign_under = |root: &crate::root::Root| -> Result<Arc<Signer>, IdentityError> {
+            let above = root.cross.iter().cloned().collect();
+            Ok(Arc::new(Signer { issuer: root.issuer()?, above, not_after: root.not_after }))
+        };
+        let signer = sign_under(&state.signer)?;
+        let own = match &state.other {
+            Some(next) if next.cross.is_some() => sign_under(next)?,
+            _ => signer.clone(),
+        };
+        Self::with(state, signer, own)
     }
 
-    fn from_parts(key: PrivateKey, root: CertificateDer<'static>) -> Result<Self, IdentityError> {
-        let domain = cert::root_domain(&root)?;
-        let parsed = cert::parse(&root)?;
-        let pair = key.pair()?;
-        if parsed.public_key().subject_public_key.data.as_ref() != pair.public_key_raw() {
-            return Err(IdentityError::KeyMismatch { id: format!("the root of {domain}") });
-        }
-        let not_after = cert::particulars(&parsed).not_after;
-        let issuer = Issuer::from_ca_cert_der(&root, pair)?;
-        let hash = root_hash(&root);
-        Ok(Self { key, issuer, bundle: Bundle::new(domain, vec![root])?, hash, not_after })
+    pub(crate) fn with(state: TrustState, signer: Arc<Signer>, own: Arc<Signer>) -> Result<Self, IdentityError> {
+        Ok(Self { bundle: state.bundle()?, state, signer, own })
     }
 
-    /// The authority kept in `dir`, or a new one written there.
-    pub fn open_or_create(dir: &Path, domain: &TrustDomain, now: UnixTime) -> Result<Self, AuthorityError> {
-        if files::is_there(&dir.join(KEY_FILE))? || files::is_there(&dir.join(CERT_FILE))? {
-            return Self::open(dir, domain, now);
-        }
-        let new = Self::create(domain, now)?;
-        let (key, cert) = (new.key_pem(), new.bundle.to_pem());
-        files::write_set(dir, &[(KEY_FILE, key.as_bytes()), (CERT_FILE, cert.as_bytes())])?;
-        Ok(new)
+    /// The same signer with other bookkeeping.
+    pub(crate) fn restated(&self, state: TrustState) -> Result<Self, IdentityError> {
+        Self::with(state, self.signer.clone(), self.own.clone())
     }
 
-    fn open(dir: &Path, domain: &TrustDomain, now: UnixTime) -> Result<Self, AuthorityError> {
-        files::warn_if_readable_by_others(&dir.join(KEY_FILE));
-        let names = [KEY_FILE, CERT_FILE];
-        let found =
-            files::read_set(dir, names, |[key, cert]| Self::from_pem(&key, &cert)).map_err(|error| match error {
-                IdentityError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                    AuthorityError::Half { dir: dir.display().to_string() }
-                }
-                other => other.into(),
-            })?;
-        if found.trust_domain() != domain {
-            return Err(AuthorityError::OtherTrustDomain {
-                dir: dir.display().to_string(),
-                found: found.trust_domain().to_string(),
-                expected: domain.to_string(),
-            });
-        }
-        if found.not_after <= now.as_secs() {
-            return Err(AuthorityError::Ended { not_after: found.not_after });
-        }
-        Ok(found)
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// What to store; for an external authority without its key.
+    pub fn state(&self) -> &TrustState {
+        &self.state
+    }
+
+    pub fn to_state(&self) -> TrustState {
+        self.state.clone()
+    }
+
+    /// [`TrustState::with_lifetime`], for an authority of either kind: store [`Authority::state`] of the answer before
+    /// signing with it.
+    pub fn with_lifetime(&self, lifetime: Duration) -> Option<Self> {
+        self.state.with_lifetime(lifetime).map(|state| Self { state, ..self.clone() })
+    }
+
+    /// [`TrustState::without_ended`], for an authority of either kind.
+    pub fn without_ended(&self, now: UnixTime) -> Result<Option<Self>, IdentityError> {
+        self.state.without_ended(now).map(|state| self.restated(state)).transpose()
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
         self.bundle.trust_domain()
     }
 
+    /// What workloads believe; the root that signs comes first.
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
     }
 
     /// What a join token carries, so that a joiner knows this authority when it meets it.
     pub fn root_hash(&self) -> &str {
-        &self.hash
+        self.state.root_hash()
     }
 
-    /// The root's key, for a store that keeps secrets.
-    pub fn key_pem(&self) -> String {
-        self.key.to_pem()
-    }
-
-    /// When the root ends, in seconds since 1970.
+    /// When leaves can no longer be signed, in seconds since 1970: the end of the root, or of an external issuing
+    /// certificate.
     pub fn not_after(&self) -> u64 {
-        self.not_after
+        self.signer.not_after
     }
 
     /// Signs a leaf for `id`, which the caller has proven to be the asker's; the request must ask for it and nothing
     /// else, and prove possession of its key.
     pub fn sign(&self, csr_der: &[u8], id: &SpiffeId, lifetime: Duration, now: UnixTime) -> Result<Signed, SignError> {
+        self.sign_by(&self.signer, csr_der, id, lifetime, now)
+    }
+
+    fn sign_by(
+        &self,
+        signer: &Signer,
+        csr_der: &[u8],
+        id: &SpiffeId,
+        lifetime: Duration,
+        now: UnixTime,
+    ) -> Result<Signed, SignError> {
         if !(MIN_LIFETIME..=MAX_LIFETIME).contains(&lifetime) {
             let (min, max) = (MIN_LIFETIME.as_secs(), MAX_LIFETIME.as_secs());
             return Err(SignError::Lifetime { asked: lifetime.as_secs(), min, max });
@@ -185,22 +160,40 @@ impl Authority {
             return Err(SignError::TrustDomain { id: id.to_string(), domain });
         }
         let public = verified_key(csr_der, id)?;
-        let not_after = now.as_secs().saturating_add(lifetime.as_secs()).min(self.not_after);
+        let not_after = now.as_secs().saturating_add(lifetime.as_secs()).min(signer.not_after);
         if not_after < now.as_secs().saturating_add(MIN_LIFETIME.as_secs()) {
-            return Err(SignError::RootEnded { not_after: self.not_after });
+            return Err(SignError::RootEnded { not_after: signer.not_after });
         }
-        let leaf = leaf_params(id, now.as_secs().saturating_sub(BACKDATE), not_after)?
-            .signed_by(&public, &self.issuer)
+        let not_before = now.as_secs().saturating_sub(shape::backdate(lifetime.as_secs()));
+        let leaf = shape::leaf(id, not_before, not_after)?
+            .signed_by(&public, &signer.issuer)
             .map_err(|e| SignError::Crypto(e.to_string()))?;
-        Ok(Signed { chain_pem: pem::encode("CERTIFICATE", leaf.der()), bundle_pem: self.bundle.to_pem(), not_after })
+        let chain_pem = pem::encode_certificates(std::iter::once(leaf.der()).chain(&signer.above));
+        Ok(Signed { chain_pem, bundle_pem: self.bundle.to_pem(), not_after })
     }
 
-    /// An identity with a key of its own, for whoever holds the authority: the control plane itself, and tests.
+    /// An identity with a key of its own, for whoever holds the authority.
     pub fn issue(&self, id: &SpiffeId, lifetime: Duration, now: UnixTime) -> Result<Identity, SignError> {
-        let inner = |e: IdentityError| SignError::Crypto(e.to_string());
+        self.issue_by(&self.signer, id, lifetime, now)
+    }
+
+    /// The control plane's own identity. While a root is being replaced it is under the newer root and carries the
+    /// cross certificate, at every stage, so that joiners find it whichever of the two roots their token pins.
+    pub fn issue_own(&self, lifetime: Duration, now: UnixTime) -> Result<Identity, SignError> {
+        let id = self.control_id().map_err(inner)?;
+        self.issue_by(&self.own, &id, lifetime, now)
+    }
+
+    fn issue_by(
+        &self,
+        signer: &Signer,
+        id: &SpiffeId,
+        lifetime: Duration,
+        now: UnixTime,
+    ) -> Result<Identity, SignError> {
         let key = PrivateKey::generate().map_err(inner)?;
         let request = csr(&key, id).map_err(inner)?;
-        let signed = self.sign(&request, id, lifetime, now)?;
+        let signed = self.sign_by(signer, &request, id, lifetime, now)?;
         let chain = pem::certificates("the signed chain", signed.chain_pem.as_bytes()).map_err(inner)?;
         Identity::from_parts(chain, key, self.bundle.clone()).map_err(inner)
     }
@@ -211,48 +204,6 @@ impl Authority {
     }
 }
 
-fn calendar(seconds: u64) -> Result<OffsetDateTime, String> {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok())
-        .ok_or_else(|| format!("{seconds} s after 1970 is not a date: is the clock wrong?"))
-}
-
-/// 127 random bits, positive and never zero. rcgen would derive it from the key, so that two leaves of one key would
-/// share it.
-fn serial() -> Result<SerialNumber, String> {
-    let mut bytes = [0_u8; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "no random numbers".to_owned())?;
-    bytes[0] = bytes[0] & 0x7f | 0x40;
-    Ok(SerialNumber::from_slice(&bytes))
-}
-
-fn root_params(domain: &TrustDomain, now: UnixTime) -> Result<CertificateParams, IdentityError> {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, format!("Fusewire root {domain}"));
-    let mut params = CertificateParams::default();
-    params.distinguished_name = name;
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(serial().map_err(IdentityError::Crypto)?);
-    params.not_before = calendar(now.as_secs().saturating_sub(BACKDATE)).map_err(IdentityError::Crypto)?;
-    params.not_after =
-        calendar(now.as_secs().saturating_add(ROOT_LIFETIME.as_secs())).map_err(IdentityError::Crypto)?;
-    Ok(params)
-}
-
-fn leaf_params(id: &SpiffeId, not_before: u64, not_after: u64) -> Result<CertificateParams, SignError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new(); // the name is the URI alone, which makes it critical
-    let uri = id.as_str().try_into().map_err(|e: rcgen::Error| SignError::Crypto(e.to_string()))?;
-    params.subject_alt_names = vec![SanType::URI(uri)];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    params.serial_number = Some(serial().map_err(SignError::Crypto)?);
-    params.not_before = calendar(not_before).map_err(SignError::Crypto)?;
-    params.not_after = calendar(not_after).map_err(SignError::Crypto)?;
-    Ok(params)
+fn inner(error: IdentityError) -> SignError {
+    SignError::Crypto(error.to_string())
 }

@@ -5,9 +5,10 @@
 //!
 //! Invariant: at least one root, each of them a CA certificate.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fusewire_model::TrustDomain;
+use fusewire_model::{SpiffeId, TrustDomain};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
@@ -21,6 +22,7 @@ pub struct Bundle {
     trust_domain: TrustDomain,
     certs: Vec<CertificateDer<'static>>,
     roots: Arc<RootCertStore>,
+    denied: Arc<BTreeSet<SpiffeId>>,
 }
 
 impl Bundle {
@@ -36,7 +38,7 @@ impl Bundle {
             }
             roots.add(der.clone()).map_err(|e| IdentityError::Bundle(e.to_string()))?;
         }
-        Ok(Self { trust_domain, certs, roots: Arc::new(roots) })
+        Ok(Self { trust_domain, certs, roots: Arc::new(roots), denied: Arc::default() })
     }
 
     /// PEM carries no trust domain, so the caller says whose roots these are.
@@ -59,6 +61,16 @@ impl Bundle {
     /// The hash of each root, in order.
     pub fn root_hashes(&self) -> Vec<String> {
         self.certs.iter().map(|cert| root_hash(cert)).collect()
+    }
+
+    /// The same roots, but whoever is in `denied` is refused whatever it can prove. PEM does not carry this.
+    #[must_use]
+    pub fn denying(self, denied: Arc<BTreeSet<SpiffeId>>) -> Self {
+        Self { denied, ..self }
+    }
+
+    pub(crate) fn denies(&self, id: &SpiffeId) -> bool {
+        self.denied.contains(id)
     }
 
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {

@@ -29,6 +29,8 @@ pub enum IdentityError {
     Untrusted { id: String, why: String },
     #[error("the trust bundle is unusable: {0}")]
     Bundle(String),
+    #[error("the authority's stored state is unusable ({0}): restore it from a backup")]
+    State(String),
     #[error("{0:?} is not the SHA-256 of a root certificate: expected 64 hexadecimal digits, copied whole")]
     RootHash(String),
     #[error("{path}: {source}")]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::error::IdentityError;
 
 /// More than any key, chain or bundle that we handle; a larger file is not what the caller thinks it is.
-pub(crate) const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError + '_ {
     move |source| IdentityError::File { path: path.to_owned(), source }
@@ -24,7 +24,7 @@ fn beside(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Creates the directory, for its owner alone, if it is not there.
-pub(crate) fn ensure_dir(dir: &Path) -> Result<(), IdentityError> {
+fn ensure_dir(dir: &Path) -> Result<(), IdentityError> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))
 }
@@ -92,22 +92,12 @@ fn read_all<const N: usize>(paths: [PathBuf; N]) -> Result<[Vec<u8>; N], Identit
 }
 
 /// One file, bounded.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
+fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let size = fs::metadata(path).map_err(at(path))?.len();
     if size > MAX_FILE_BYTES {
         return Err(at(path)(io::Error::other(format!("{size} bytes is too large to be what is expected here"))));
     }
     fs::read(path).map_err(at(path))
-}
-
-/// The same, when the file may never have been written. Only "not found" counts as that: taking an unreadable file
-/// for a missing one would end in overwriting it.
-pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
-    if is_there(path)? { read(path).map(Some) } else { Ok(None) }
-}
-
-pub(crate) fn is_there(path: &Path) -> Result<bool, IdentityError> {
-    path.try_exists().map_err(at(path))
 }
 
 /// Warns when others may read a secret. It does not refuse: volume mounts often decide the mode, and a mesh that

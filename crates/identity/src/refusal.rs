@@ -40,6 +40,8 @@ pub enum Refusal {
     NoSpiffeId,
     #[error("the peer belongs to another trust domain")]
     WrongTrustDomain,
+    #[error("the peer's identity is denied: an operator shut it out with `fusewire trust deny`")]
+    Denied,
     #[error("the peer's certificate is unusable: {0}")]
     BadCertificate(String),
     #[error("no protocol in common: do both sides run sidecars of compatible releases?")]
@@ -63,6 +65,7 @@ impl Refusal {
             Self::WrongIdentity { .. } => "wrong-identity",
             Self::NoSpiffeId => "no-spiffe-id",
             Self::WrongTrustDomain => "wrong-trust-domain",
+            Self::Denied => "denied",
             Self::BadCertificate(_) => "bad-certificate",
             Self::Alpn => "alpn",
             Self::RefusedByPeer(word) => word,
@@ -101,7 +104,8 @@ fn certificate(error: &CertificateError) -> Refusal {
         C::UnknownIssuer => Refusal::UnknownCa,
         C::Expired | C::ExpiredContext { .. } => Refusal::Expired,
         C::NotValidYet | C::NotValidYetContext { .. } => Refusal::NotYetValid,
-        // what `verify` says with these three is explained there
+        // what `verify` says with these four is explained there
+        C::Revoked => Refusal::Denied,
         C::NotValidForName => Refusal::NoSpiffeId,
         C::ApplicationVerificationFailure => Refusal::WrongTrustDomain,
         C::NotValidForNameContext { expected, presented } => Refusal::WrongIdentity {
@@ -122,18 +126,20 @@ fn alert_word(alert: AlertDescription) -> &'static str {
         A::CertificateRequired => "no-certificate",
         A::NoApplicationProtocol => "alpn",
         A::AccessDenied => "wrong-trust-domain",
+        A::CertificateRevoked => "denied",
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown => "bad-certificate",
         _ => "handshake",
     }
 }
 
 /// The words by the names that rustls prints, for [`from_text`].
-const ALERTS: [(&str, AlertDescription); 8] = [
+const ALERTS: [(&str, AlertDescription); 9] = [
     ("UnknownCA", AlertDescription::UnknownCA),
     ("CertificateExpired", AlertDescription::CertificateExpired),
     ("CertificateRequired", AlertDescription::CertificateRequired),
     ("NoApplicationProtocol", AlertDescription::NoApplicationProtocol),
     ("AccessDenied", AlertDescription::AccessDenied),
+    ("CertificateRevoked", AlertDescription::CertificateRevoked),
     ("BadCertificate", AlertDescription::BadCertificate),
     ("UnsupportedCertificate", AlertDescription::UnsupportedCertificate),
     ("CertificateUnknown", AlertDescription::CertificateUnknown),

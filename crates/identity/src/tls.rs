@@ -13,7 +13,7 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
-use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
 
 use crate::error::IdentityError;
@@ -78,14 +78,13 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// The roots that this identity's own leaf chains to: one, and while a root is replaced under its old key, two.
+/// The roots that this identity's own leaf leads to: one, and while a root is being replaced, two (directly, and by the
+/// cross certificate), so that joiners find whichever their token pins.
 fn anchors(identity: &Identity) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let mut found = Vec::new();
     let (leaf, intermediates) = identity.chain().split_first().ok_or(IdentityError::NoCertificate)?;
     for root in identity.bundle().certs() {
-        let mut alone = RootCertStore::empty();
-        alone.add(root.clone())?;
-        if verify::chain(leaf, intermediates, &alone, identity.moment()).is_ok() {
+        if verify::alone(leaf, intermediates, root, identity.moment()).is_ok() {
             found.push(root.clone());
         }
     }

@@ -1,7 +1,7 @@
 //! Join tokens, the text: `fwj1.<root hash>.<SPIFFE ID>.<secret>`.
 //!
 //! It decides how a token reads, so that one string gives a new sidecar all that it needs: whom to believe, who it
-//! will be, and the secret that proves it may. It deliberately does not know expiry or uses: those are the book's,
+//! will be, and the secret that proves it may. It deliberately does not know expiry or uses: those are the record's,
 //! and nothing that a holder could rewrite is believed.
 //!
 //! Invariant: `Display` gives the text because somebody must hand it over; `Debug` never shows the secret.
@@ -14,7 +14,7 @@ use fusewire_model::SpiffeId;
 use sha2::{Digest, Sha256};
 
 use crate::hex;
-use crate::token_book::TokenError;
+use crate::token_record::TokenError;
 
 const PREFIX: &str = "fwj1.";
 const MAX_BYTES: usize = 2048 + 128; // the longest SPIFFE ID, and the rest

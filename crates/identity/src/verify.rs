@@ -5,13 +5,14 @@
 //! is, not where it is), nor the exact ID that the caller expected: that needs the endpoint, which the caller holds.
 //!
 //! The alerts differ, because the refused side learns nothing else: foreign CA -> unknown_ca, outside its times ->
-//! certificate_expired, no SPIFFE ID -> bad_certificate, another trust domain -> access_denied.
+//! certificate_expired, no SPIFFE ID -> bad_certificate, another trust domain -> access_denied, a denied identity ->
+//! certificate_revoked.
 //!
 //! Invariant: no certificate passes that webpki alone would refuse.
 
 use std::sync::Arc;
 
-use fusewire_model::{SpiffeId, TrustDomain};
+use fusewire_model::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
@@ -21,7 +22,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, root_hash};
 use crate::error::IdentityError;
 use crate::{CONTROL_PATH, cert, tls};
 
@@ -35,6 +36,45 @@ pub(crate) fn chain(
     let algorithms = tls::provider().signature_verification_algorithms.all;
     let parsed = ParsedCertificate::try_from(leaf)?;
     verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms).map_err(unknown_ca)
+}
+
+/// The root that a leaf leads to by the shortest way: with as few of its intermediates as possible. A leaf that also
+/// carries a cross certificate leads to several; the shortest way names the one whose key signed it.
+pub(crate) fn root_of(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &[CertificateDer<'static>],
+    now: UnixTime,
+) -> Result<String, Error> {
+    if let [only] = roots {
+        alone(leaf, intermediates, only, now)?;
+        return Ok(root_hash(only));
+    }
+    for used in 0..=intermediates.len() {
+        if let Some(root) = roots.iter().find(|root| alone(leaf, &intermediates[..used], root, now).is_ok()) {
+            return Ok(root_hash(root));
+        }
+    }
+    Err(CertificateError::UnknownIssuer.into())
+}
+
+/// The root of `bundle` that a peer's chain leads to by the shortest way, which names the one whose key signed it. `None`
+/// where it leads to none of them now. Give it what `CommonState::peer_certificates` returns.
+pub fn peer_root(certs: Option<&[CertificateDer<'_>]>, bundle: &Bundle, now: UnixTime) -> Option<String> {
+    let (leaf, intermediates) = certs?.split_first()?;
+    root_of(leaf, intermediates, bundle.certs(), now).ok()
+}
+
+/// Whether the leaf leads to this one root.
+pub(crate) fn alone(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    root: &CertificateDer<'static>,
+    now: UnixTime,
+) -> Result<(), Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone())?;
+    chain(leaf, intermediates, &roots, now)
 }
 
 /// Two authorities of one trust domain carry the same name, so a foreign one shows as a signature that does not fit
@@ -61,13 +101,18 @@ fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
     })
 }
 
-fn of_domain(leaf: &CertificateDer<'_>, domain: &TrustDomain) -> Result<(), Error> {
+fn admitted(leaf: &CertificateDer<'_>, bundle: &Bundle) -> Result<(), Error> {
     let id = spiffe_id(leaf)?;
-    if id.trust_domain() == domain.as_str() {
-        return Ok(());
+    let domain = bundle.trust_domain();
+    if id.trust_domain() != domain.as_str() {
+        tracing::debug!(%id, expected = %domain, "refused a certificate of another trust domain");
+        return Err(CertificateError::ApplicationVerificationFailure.into());
     }
-    tracing::debug!(%id, expected = %domain, "refused a certificate of another trust domain");
-    Err(CertificateError::ApplicationVerificationFailure.into())
+    if bundle.denies(&id) {
+        tracing::debug!(%id, "refused a denied identity");
+        return Err(CertificateError::Revoked.into());
+    }
+    Ok(())
 }
 
 fn never_tls12() -> Error {
@@ -88,7 +133,7 @@ impl Trust {
         match self {
             Self::Bundle(bundle) => {
                 chain(leaf, presented, bundle.roots(), now)?;
-                of_domain(leaf, bundle.trust_domain())
+                admitted(leaf, bundle)
             }
             Self::Pinned(root) => {
                 let pinned = presented
@@ -179,7 +224,7 @@ fn not_control(got: &SpiffeId) -> Error {
 #[derive(Debug)]
 pub(crate) struct MeshClients {
     webpki: Arc<dyn ClientCertVerifier>,
-    domain: TrustDomain,
+    bundle: Bundle,
 }
 
 impl MeshClients {
@@ -192,7 +237,7 @@ impl MeshClients {
             tls::Clients::Optional => builder.allow_unauthenticated(),
         };
         let webpki = builder.build().map_err(|e| IdentityError::Bundle(e.to_string()))?;
-        Ok(Self { webpki, domain: bundle.trust_domain().clone() })
+        Ok(Self { webpki, bundle: bundle.clone() })
     }
 }
 
@@ -216,7 +261,7 @@ impl ClientCertVerifier for MeshClients {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.webpki.verify_client_cert(leaf, intermediates, now).map_err(unknown_ca)?;
-        of_domain(leaf, &self.domain)?;
+        admitted(leaf, &self.bundle)?;
         Ok(verified)
     }
 

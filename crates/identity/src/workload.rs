@@ -16,7 +16,7 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA25
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, root_hash};
 use crate::cert::{self, Particulars};
 use crate::error::IdentityError;
 use crate::{files, pem, verify};
@@ -83,6 +83,7 @@ pub struct Identity {
     key: PrivateKey,
     bundle: Bundle,
     particulars: Particulars,
+    root: String,
     moment: UnixTime,
 }
 
@@ -105,9 +106,10 @@ impl Identity {
             return Err(IdentityError::Untrusted { id: id.to_string(), why });
         }
         let moment = moment(&chain)?;
-        verify::chain(leaf, &chain[1..], bundle.roots(), moment)
+        let root = verify::chain(leaf, &chain[1..], bundle.roots(), moment)
+            .and_then(|()| verify::root_of(leaf, &chain[1..], bundle.certs(), moment))
             .map_err(|e| IdentityError::Untrusted { id: id.to_string(), why: e.to_string() })?;
-        Ok(Self { id, chain, key, bundle, particulars, moment })
+        Ok(Self { id, chain, key, bundle, particulars, root, moment })
     }
 
     pub fn from_pem(cert_chain_pem: &[u8], key_pem: &[u8], bundle_pem: &[u8]) -> Result<Self, IdentityError> {
@@ -161,6 +163,17 @@ impl Identity {
 
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
+    }
+
+    /// The root whose key signed this leaf (or the topmost intermediate above it). When it is not the one that the
+    /// authority signs under now, it is time to renew: the root is being replaced.
+    pub fn root_hash(&self) -> &str {
+        &self.root
+    }
+
+    /// Whether the leaf is under the bundle's first root, which is the one that signs.
+    pub fn is_under_signing_root(&self) -> bool {
+        self.bundle.certs().first().is_some_and(|first| root_hash(first) == self.root)
     }
 
     /// Leaf first.

@@ -9,6 +9,7 @@
 
 use crate::name::{PolicyName, ServiceName};
 use crate::node::Node;
+use crate::policy::Fallback;
 use crate::resource::{Answer, Inbound, Key, Kind, Resource, Subscription};
 use crate::route::RouteTable;
 use crate::world::{Ports, World, merge_port};
@@ -27,7 +28,12 @@ pub struct Compiled {
 pub fn compile(world: &World, node: &Node, wanted: &[Subscription]) -> Compiled {
     let mut closure = Closure { world, resources: BTreeMap::new() };
     let answers = wanted.iter().map(|subscription| (subscription.clone(), closure.answer(subscription))).collect();
-    closure.add(Resource::Inbound(inbound(world, node)));
+    let inbound = inbound(world, node);
+    for policy in inbound.ports.iter().filter_map(|port| port.policy.as_ref()) {
+        // what it falls back to is its callers' business
+        closure.extend(world.policy(policy).map(|p| Resource::Policy(p.clone())));
+    }
+    closure.add(Resource::Inbound(inbound));
     Compiled { answers, resources: closure.resources }
 }
 
@@ -56,6 +62,10 @@ impl Closure<'_> {
         let key = resource.key();
         self.resources.entry(key.clone()).or_insert(resource);
         key
+    }
+
+    fn extend(&mut self, resource: Option<Resource>) {
+        resource.map(|resource| self.add(resource));
     }
 
     fn route(&mut self, table: &Arc<RouteTable>) -> Key {
@@ -87,9 +97,19 @@ impl Closure<'_> {
         Some(self.add(Resource::Service(parts.settings.clone())))
     }
 
+    /// With the services that it falls back to.
     fn policy(&mut self, name: &PolicyName) {
-        if let Some(policy) = self.world.policy(name) {
-            self.add(Resource::Policy(policy.clone()));
+        let world = self.world;
+        let Some(policy) = world.policy(name) else { return };
+        let key = Key { kind: Kind::Policy, name: name.to_string() };
+        // two services may fall back to each other
+        if self.resources.insert(key, Resource::Policy(policy.clone())).is_some() {
+            return;
+        }
+        for fallback in &policy.fallback {
+            if let Fallback::Service(service) = fallback {
+                self.service(service);
+            }
         }
     }
 }
@@ -104,8 +124,8 @@ fn inbound(world: &World, node: &Node) -> Arc<Inbound> {
         (Some(workload), None) => return workload.inbound.clone(),
         (Some(workload), Some(id)) => {
             for (name, port) in workload.instances.get(id).map_or(&[][..], Vec::as_slice) {
-                if let Some(service) = world.mesh().services.get(name) {
-                    merge_port(&mut ports, service, *port, world.trust_domain());
+                if let Some(parts) = world.service(name) {
+                    merge_port(&mut ports, name, parts, *port, id, world.trust_domain());
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! Invariant 1: no I/O, no task, no clock, no random source.
 
 pub mod compile;
+pub mod health;
 pub mod name;
 pub mod node;
 pub mod policy;

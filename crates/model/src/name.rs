@@ -72,6 +72,13 @@ name!(
     TrustDomain, "trust domain"
 );
 
+impl ServiceName {
+    /// Goes before every name; where a range of names begins.
+    pub(crate) fn least() -> Self {
+        Self("".into())
+    }
+}
+
 impl From<&ServiceName> for PolicyName {
     /// The name of a service's built-in policy: both kinds of names obey the same rule.
     fn from(service: &ServiceName) -> Self {

@@ -2,7 +2,8 @@
 
 use crate::name::{ServiceName, SpiffeId};
 use crate::service::Protocol;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,8 +22,11 @@ pub struct SidecarSettings {
     pub workload: SpiffeId,
     /// `instance`: this instance's id in the configuration. Default none.
     pub instance: Option<String>,
-    /// `control`: host:port of the control plane. Default none: the file's own services and routes are all there is.
-    pub control: Option<String>,
+    /// `zone`: where it runs, for `lb.zone_aware`. Default that of `register`.
+    pub zone: Option<String>,
+    /// `control`: host:port of the control plane, or of each of its replicas; one of them is used at a time, and the next
+    /// when that fails. At most 64. Default none: the file's own services and routes are all there is.
+    pub control: Vec<String>,
     /// `token_file`: where the join token lies; needed only until the first certificate is on disk.
     pub token_file: Option<PathBuf>,
     /// `identity`: certificate, key and bundle from files instead of the control plane's signer.
@@ -31,14 +35,76 @@ pub struct SidecarSettings {
     pub data_dir: Option<PathBuf>,
     pub outbound: Vec<OutboundListener>,
     pub inbound: Option<InboundListener>,
+    /// `register`: the control plane's registry is told of the application beside this sidecar. Default: it is not.
+    pub register: Option<Register>,
     pub admin: AdminSettings,
     pub access_log: AccessLog,
+    /// `telemetry`: where traces and metrics go.
+    pub telemetry: Telemetry,
     /// `discovery_timeout`: how long a first use waits for the control plane. Default 5 s; 10 ms to 60 s.
     pub discovery_timeout: Duration,
     /// `drain_timeout`: how long running requests may go on after SIGTERM. Default 30 s; 0 to 1 h.
     pub drain_timeout: Duration,
     /// `workers`: request threads, one single-threaded runtime each. Default 1; 1 to 64.
     pub workers: usize,
+    /// `forwarded`: what becomes of `Forwarded` and `X-Forwarded-*` on their way out. Default: kept from callers on this
+    /// machine, replaced from all others.
+    pub forwarded: Option<Forwarded>,
+    pub limits: Limits,
+}
+
+/// Who may say for whom a request was made: `Forwarded` (RFC 7239) and every `X-Forwarded-*`.
+///
+/// It is the outbound sidecar's to decide, the one that sees the caller's address; between sidecars they stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// The caller's address, `Host` and scheme are added to what came.
+    Append,
+    /// What came is dropped, and the caller's address, `Host` and scheme take its place.
+    Replace,
+    /// What came is dropped, and nothing takes its place.
+    Remove,
+    /// What came goes on.
+    Keep,
+}
+
+/// `limits`: what one caller may cost. The defaults refuse nothing that real applications do: none of them bounds how long
+/// an upload, a download, an answer or a WebSocket takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections of one listener; past it the oldest idle one makes room, else the new one is refused (503). Default
+    /// 10,000; 1 to 1,000,000.
+    pub connections: usize,
+    /// A request's fields and target together, counted as HTTP/2 counts (32 more for each field); past it 431. Default and
+    /// most 64 KiB, since more would end the connection between two sidecars; at least 1 KiB.
+    pub header_bytes: usize,
+    /// Fields of one request; past it 431. Default 100, as most servers; 10 to 1,000. In HTTP/2, where a cookie may come in
+    /// crumbs, never fewer than 512.
+    pub header_count: usize,
+    /// A request's target, past it 414. Default 32 KiB; 256 to 60,000.
+    pub target_bytes: usize,
+    /// HTTP/1: from the first byte of a request's head to its last; past it 408. Default 20 s; 100 ms to 10 min.
+    pub header_timeout: Duration,
+    /// A connection from the application on which nothing is asked is closed after this. Default 1 h, longer than what clients keep
+    /// theirs for, so that they close first: a request that meets our close is lost to many. 100 ms to 24 h.
+    pub idle_timeout: Duration,
+    /// HTTP/1: without a byte of a request's body that the application waits for; past it 408. Default 5 min; 100 ms to
+    /// 24 h.
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            header_bytes: 64 << 10,
+            header_count: 100,
+            target_bytes: 32 << 10,
+            header_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(3_600),
+            body_timeout: Duration::from_secs(300),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,15 +129,97 @@ pub struct OutboundListener {
 pub struct InboundListener {
     pub listen: SocketAddr,
     /// `app`: the address the application listens on; the port is the caller's target port. Default 127.0.0.1.
-    pub app: std::net::IpAddr,
+    pub app: IpAddr,
+}
+
+/// What a sidecar registers of its application. Needs `control` and `inbound`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// `address`: the IP address that peers reach this sidecar at, its port being that of `inbound`. Default: that of
+    /// `inbound`, which then must not be `0.0.0.0` or `[::]`.
+    pub address: IpAddr,
+    /// `ports`: which port of the application serves which service; 1..64, no service twice.
+    pub ports: BTreeMap<u16, ServiceName>,
+    /// `id`: unique in those services. Default: `instance`; else one is made, and kept in `data_dir`.
+    pub id: Option<String>,
+    /// `weight`: default 1; 1..=1000.
+    pub weight: u32,
+    /// `zone`: where it runs. Default: not said.
+    pub zone: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// `ttl`: how long it is believed to be there without a heartbeat; there are three in that time. Default 15 s; 1 s to
+    /// 10 min.
+    pub ttl: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct AdminSettings {
     /// `/live /ready /metrics`, read-only. Default none.
     pub listen: Option<SocketAddr>,
-    /// Unix socket for `/config` and `/breakers`. Default: `<data_dir>/sidecar.sock` when there is a `data_dir`.
+    /// Unix socket for `/config` and `/breakers`, and to hold circuits; only its owner may use it. Default: `<data_dir>/sidecar.sock` when there is a `data_dir`.
     pub socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// `otlp`: who receives traces and metrics by OTLP.
+    pub otlp: Otlp,
+    /// `metrics_interval`: how often metrics are sent. Default 5 s; 1 s to 5 min.
+    pub metrics_interval: Duration,
+    /// `per_instance_metrics`: `fusewire_breaker_state` shows the closed circuits too, as 0. Default false: only those that
+    /// are not closed, so that a mesh that is well costs no series.
+    pub per_instance_metrics: bool,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp: Otlp::Control, metrics_interval: Duration::from_secs(5), per_instance_metrics: false }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Otlp {
+    /// The default: the control plane, over the mTLS that everything else to it takes; nobody where there is none.
+    #[default]
+    Control,
+    /// `otlp: off`.
+    Off,
+    Collector(Collector),
+}
+
+/// Any OTLP receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// `endpoint`: `http://host:port`, or `https://` with `ca`. Default ports 4317 (grpc) and 4318 (http).
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+    /// Before `/v1/traces` and `/v1/metrics`; `http` only. Empty, or begins and does not end with a slash.
+    pub path: String,
+    /// `protocol`: default grpc.
+    pub protocol: OtlpProtocol,
+    /// `headers`: fields that go with every request, such as an API key. At most 16; never shown.
+    pub headers: BTreeMap<String, Secret>,
+    /// `ca`: the certificates that the receiver's is verified against, PEM; read again at every connection.
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OtlpProtocol {
+    #[default]
+    Grpc,
+    /// Protobuf over HTTP/1.1.
+    Http,
+}
+
+/// A value that no log and no error shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(not shown)")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

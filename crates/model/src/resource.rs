@@ -1,5 +1,6 @@
 //! Resources: the named pieces of configuration that a sidecar is given. `api` carries them over the wire.
 
+use crate::health::HealthCheck;
 use crate::name::{PolicyName, ServiceName, SpiffeId};
 use crate::policy::Policy;
 use crate::route::{Authority, RouteTable};
@@ -45,6 +46,11 @@ pub struct Trust {
     pub trust_domain: String,
     /// PEM, one or more certificates.
     pub bundle: String,
+    /// Hash of the root that signs now; empty where that does not matter. A certificate under another root is renewed
+    /// early.
+    pub signer: String,
+    /// Shut out, whatever they can prove. Sorted.
+    pub denied: Vec<SpiffeId>,
 }
 
 /// A service without its instances.
@@ -57,6 +63,8 @@ pub struct ServiceSettings {
     /// Policies for labelled subsets, those with more labels first, then by name; the first whose labels an instance
     /// carries applies to it.
     pub subsets: Vec<Subset>,
+    /// For callers that test an open circuit by it.
+    pub health: Option<HealthCheck>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +101,12 @@ pub struct InboundPort {
     pub service: ServiceName,
     pub protocol: Protocol,
     pub allow: Allow,
+    /// What the sidecar asks its application.
+    pub health: Option<HealthCheck>,
+    /// Whose port it is, for reports; `None` where the sidecar named no instance.
+    pub instance: Option<String>,
+    /// The service's, for what is bounded in front of the application. `None`: built-in defaults.
+    pub policy: Option<PolicyName>,
 }
 
 /// What a sidecar asks for.
@@ -112,6 +126,20 @@ pub enum Answer {
 }
 
 impl Resource {
+    /// Whether both are one allocation: equal without a look inside.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Trust(a), Self::Trust(b)) => Arc::ptr_eq(a, b),
+            (Self::Policy(a), Self::Policy(b)) => Arc::ptr_eq(a, b),
+            (Self::Service(a), Self::Service(b)) => Arc::ptr_eq(a, b),
+            (Self::Endpoints(a), Self::Endpoints(b)) => Arc::ptr_eq(a, b),
+            (Self::Override(a), Self::Override(b)) => Arc::ptr_eq(a, b),
+            (Self::Inbound(a), Self::Inbound(b)) => Arc::ptr_eq(a, b),
+            (Self::Route(a), Self::Route(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     pub fn key(&self) -> Key {
         let (kind, name) = match self {
             Resource::Trust(t) => (Kind::Trust, t.trust_domain.clone()),

@@ -97,7 +97,7 @@ impl Authority {
             None if host.contains(['[', ']']) => return None,
             None => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
         };
-        if out.is_empty() {
+        if out.is_empty() || out.ends_with('.') {
             return None;
         }
         if let Some(port) = port {

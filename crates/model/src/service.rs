@@ -1,8 +1,10 @@
 //! Services, their instances, and who may call them.
 
+use crate::health::HealthCheck;
 use crate::name::{PolicyName, ServiceName, SpiffeId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
@@ -12,7 +14,31 @@ pub struct Service {
     /// The workload identity of its instances unless one names its own. Default `spiffe://<trust domain>/<service name>`.
     pub identity: SpiffeId,
     pub allow: Allow,
+    /// `health`: how its instances are checked. Default: not at all.
+    pub health: Option<HealthCheck>,
+    /// `dns`: where more instances are found. Default: nowhere.
+    pub dns: Option<Dns>,
     pub instances: Vec<Instance>,
+}
+
+/// Instances found by DNS. Plain: a name proves no identity, so they are called in clear, where the policy allows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Such as `db.example.com`, or `_pg._tcp.example.com` for SRV.
+    pub name: String,
+    pub records: DnsRecords,
+    /// `server`: ip:port to ask. Default: the system's.
+    pub server: Option<SocketAddr>,
+    /// `refresh`: the longest time between two questions, however long the TTL; jittered. Default 30 s; 1 s to 1 h.
+    pub refresh: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsRecords {
+    /// A and AAAA, each with this port.
+    Address { port: u16 },
+    /// SRV: priorities and weights count as in RFC 2782.
+    Srv,
 }
 
 /// What the application speaks on its port.
@@ -74,6 +100,10 @@ pub struct Instance {
     /// Share of the traffic relative to its peers. Default 1; 1..=1000.
     pub weight: u32,
     pub labels: BTreeMap<String, String>,
+    /// `zone`: where it runs. Default: not known.
+    pub zone: Option<String>,
+    /// Its health check says that it is down; never written, always found.
+    pub down: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,23 +1,31 @@
-//! The world: everything that was written, folded once into what sidecars ask by.
+//! The world: everything that was written and found, folded once into what sidecars ask by.
 //!
 //! It decides which policy a service has, which rules an authority has, which service an address belongs to, which ports
-//! a workload's sidecar lets in, and the version of it all. It deliberately does not decide who is given what
+//! a workload's sidecar lets in, and the version of what was written. It deliberately does not decide who is given what
 //! ([`crate::compile`]) and does not check what was written: a [`Mesh`] from [`crate::yaml`] has been checked, and of any
 //! other, a name that refers to nothing means nothing.
 //!
-//! Invariant: a world never changes. A change is a new world, and two worlds have one version exactly when they mean
-//! the same, however their files were split or their keys ordered. No lookup is linear in the mesh.
+//! Instances come and go all day, and configuration does not: so a change of instances ([`World::with_found`]) costs what
+//! changed, shares the rest with the world before, and leaves the version alone.
+//!
+//! Invariant: a world never changes. A change is a new world, and two worlds have one version exactly when what was
+//! written means the same, however the files were split or their keys ordered. No lookup is linear in the mesh.
+
+mod fold;
+mod inbound;
 
 use crate::name::{PolicyName, ServiceName, SpiffeId, TrustDomain};
 use crate::policy::Policy;
-use crate::resource::{Endpoints, Inbound, InboundPort, Overrides, ServiceSettings, Subset};
+use crate::resource::{Endpoints, Overrides, ServiceSettings};
 use crate::route::{Authority, Route, RouteTable};
-use crate::service::{Allow, Override, Service};
+use crate::service::{Allow, Instance, Override, Service};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+pub(crate) use inbound::{Ports, Workload, merge_port};
 
 /// The policy of every service that has no other.
 pub const DEFAULT_POLICY: &str = "default";
@@ -46,16 +54,34 @@ impl Mesh {
     }
 }
 
-/// A mesh with its indexes and its version.
-#[derive(Debug)]
+/// A service's instances from all sources together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// What callers are told of.
+    pub offered: Vec<Arc<Instance>>,
+    /// What they are not told of, or not yet: starting, or shut out. Their own sidecars still get their ports, so that
+    /// they let callers in by the time when callers come.
+    pub hidden: Vec<Arc<Instance>>,
+}
+
+impl Found {
+    pub fn is_empty(&self) -> bool {
+        self.offered.is_empty() && self.hidden.is_empty()
+    }
+}
+
+/// A mesh with its indexes and its version. Cloning shares everything.
+#[derive(Clone, Debug)]
 pub struct World {
-    mesh: Mesh,
-    version: String,
-    services: BTreeMap<ServiceName, ServiceParts>,
-    routes: BTreeMap<Authority, Arc<RouteTable>>,
-    policies: BTreeMap<PolicyName, Arc<Policy>>,
-    addresses: BTreeMap<SocketAddr, ServiceName>,
-    inbound: BTreeMap<SpiffeId, Workload>,
+    mesh: Arc<Mesh>,
+    version: Arc<str>,
+    services: Arc<BTreeMap<ServiceName, Arc<ServiceParts>>>,
+    routes: Arc<BTreeMap<Authority, Arc<RouteTable>>>,
+    policies: Arc<BTreeMap<PolicyName, Arc<Policy>>>,
+    /// An address in two services is the first one's, by name.
+    addresses: Arc<BTreeSet<(SocketAddr, ServiceName)>>,
+    targets: Arc<fold::Targets>,
+    inbound: Arc<BTreeMap<SpiffeId, Arc<Workload>>>,
 }
 
 /// A service as the resources that carry it, built once for all sidecars.
@@ -63,61 +89,143 @@ pub struct World {
 pub struct ServiceParts {
     pub settings: Arc<ServiceSettings>,
     pub endpoints: Arc<Endpoints>,
+    /// Instances that only their own sidecars are told of.
+    pub hidden: Vec<Arc<Instance>>,
     /// `None`: nobody holds a breaker of this service.
     pub overrides: Option<Arc<Overrides>>,
     /// What the service's name means as an authority while no route names it: everything goes to the service.
     pub implicit_route: Arc<RouteTable>,
+    pub allow: Allow,
 }
 
-/// Which ports the sidecars of one identity stand before.
-#[derive(Debug)]
-pub(crate) struct Workload {
-    /// Over all instances.
-    pub(crate) inbound: Arc<Inbound>,
-    /// The services and ports of each instance id. An id is unique only within a service, so one may be in several.
-    pub(crate) instances: BTreeMap<String, Vec<(ServiceName, u16)>>,
+impl ServiceParts {
+    /// Offered and hidden.
+    pub(crate) fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.endpoints.instances.iter().chain(&self.hidden)
+    }
 }
 
 impl World {
     /// Folds what was written. Never fails: what refers to nothing is left out.
     pub fn new(mesh: Mesh) -> Self {
-        let policies: BTreeMap<_, _> =
-            mesh.policies.iter().map(|(name, policy)| (name.clone(), Arc::new(policy.clone()))).collect();
-        let services = fold_services(&mesh);
-        let routes = fold_routes(&mesh.routes);
-        let mut addresses = BTreeMap::new();
-        for service in mesh.services.values() {
-            for instance in &service.instances {
-                // an address in two services: the first by name, so that the answer does not depend on the writing order
-                addresses.entry(instance.address).or_insert_with(|| service.name.clone());
-            }
-        }
-        let inbound = fold_inbound(&mesh);
-        let mut world = Self { version: String::new(), mesh, services, routes, policies, addresses, inbound };
-        world.version = world.hash();
-        world
+        Self::build(Arc::new(mesh), &BTreeMap::new(), None)
     }
 
     pub fn empty(trust_domain: TrustDomain) -> Self {
         Self::new(Mesh::empty(trust_domain))
     }
 
-    /// What it was folded from.
-    pub fn mesh(&self) -> &Mesh {
+    /// The world after a change of what was written. `found`: the instances of each service that has others than those
+    /// written, all sources together. What means the same as before stays the same allocation.
+    pub fn after(&self, mesh: Arc<Mesh>, found: &BTreeMap<ServiceName, Found>) -> Self {
+        Self::build(mesh, found, Some(self))
+    }
+
+    /// The world after a change of instances: of each service named, all sources together. A service that is defined
+    /// nowhere exists, with every default, for as long as it has instances.
+    pub fn with_found(&self, changes: impl IntoIterator<Item = (ServiceName, Found)>) -> Self {
+        let mut world = self.clone();
+        let mut touched = BTreeSet::new();
+        for (name, found) in changes {
+            let before = self.services.get(&name).cloned();
+            let after = world.parts(&name, Some(&found)).map(|new| Arc::new(fold::shared(new, before.as_deref())));
+            if inbound::differ(before.as_deref(), after.as_deref()) {
+                touched.extend(before.iter().chain(&after).flat_map(|parts| inbound::identities(parts)));
+            }
+            if addresses(before.as_deref()).ne(addresses(after.as_deref())) {
+                let index = Arc::make_mut(&mut world.addresses);
+                index.retain(|(_, service)| *service != name);
+                index.extend(addresses(after.as_deref()).map(|at| (at, name.clone())));
+            }
+            let services = Arc::make_mut(&mut world.services);
+            match after {
+                Some(parts) => drop(services.insert(name, parts)),
+                None => drop(services.remove(&name)),
+            }
+        }
+        if !touched.is_empty() {
+            inbound::refold(&self.services, &mut world, touched);
+        }
+        world
+    }
+
+    fn build(mesh: Arc<Mesh>, found: &BTreeMap<ServiceName, Found>, before: Option<&Self>) -> Self {
+        let policies = mesh
+            .policies
+            .iter()
+            .map(|(name, policy)| (name.clone(), Arc::new(policy.clone())))
+            .collect::<BTreeMap<_, _>>();
+        let mut world = Self {
+            version: "".into(),
+            services: Arc::default(),
+            routes: Arc::new(fold::routes(&mesh.routes)),
+            policies: Arc::new(policies),
+            addresses: Arc::default(),
+            targets: Arc::new(fold::Targets::of(&mesh)),
+            inbound: Arc::default(),
+            mesh,
+        };
+        world.version = world.hash().into();
+        let names: BTreeSet<&ServiceName> = world.mesh.services.keys().chain(found.keys()).collect();
+        let mut services = BTreeMap::new();
+        for name in names {
+            let Some(parts) = world.parts(name, found.get(name)) else { continue };
+            let old = before.and_then(|before| before.services.get(name));
+            let parts = fold::shared(parts, old.map(|old| &**old));
+            services.insert(name.clone(), Arc::new(parts));
+        }
+        let all = services.iter().flat_map(|(name, parts)| addresses(Some(parts)).map(|at| (at, name.clone())));
+        world.addresses = Arc::new(all.collect());
+        world.inbound = Arc::new(inbound::fold(&services, world.trust_domain()));
+        world.services = Arc::new(services);
+        if let Some(before) = before {
+            fold::share(&mut world.policies, &before.policies);
+            fold::share(&mut world.routes, &before.routes);
+        }
+        world
+    }
+
+    /// `None`: it is defined nowhere and has no instances.
+    fn parts(&self, name: &ServiceName, found: Option<&Found>) -> Option<ServiceParts> {
+        let implicit;
+        let service = match self.mesh.services.get(name) {
+            Some(service) => service,
+            None if found.is_none_or(Found::is_empty) => return None,
+            None => {
+                implicit = fold::undefined(name, &self.mesh.trust_domain)?;
+                &implicit
+            }
+        };
+        Some(fold::service(&self.targets, service, found))
+    }
+
+    /// Whether `other` means the same by this service's instances, without a look inside what both share.
+    pub fn is_same_service(&self, other: &Self, name: &ServiceName) -> bool {
+        match (self.services.get(name), other.services.get(name)) {
+            (None, None) => true,
+            (Some(a), Some(b)) => {
+                Arc::ptr_eq(a, b) || (Arc::ptr_eq(&a.endpoints, &b.endpoints) && a.hidden == b.hidden)
+            }
+            _ => false,
+        }
+    }
+
+    /// What was written.
+    pub fn mesh(&self) -> &Arc<Mesh> {
         &self.mesh
     }
-    /// 32 hexadecimal digits of a hash over the meaning, never a counter: equal content is an equal version on every
-    /// replica and after every restart.
+    /// 32 hexadecimal digits of a hash over the meaning of what was written, never a counter: equal content is an equal
+    /// version on every replica and after every restart.
     pub fn version(&self) -> &str {
         &self.version
     }
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.mesh.trust_domain
     }
-    pub fn service(&self, name: &ServiceName) -> Option<&ServiceParts> {
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceParts>> {
         self.services.get(name)
     }
-    pub fn services(&self) -> impl ExactSizeIterator<Item = (&ServiceName, &ServiceParts)> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = (&ServiceName, &Arc<ServiceParts>)> {
         self.services.iter()
     }
     pub fn policy(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
@@ -125,7 +233,8 @@ impl World {
     }
     /// The service that has an instance at `address`.
     pub fn service_at(&self, address: SocketAddr) -> Option<&ServiceName> {
-        self.addresses.get(&address)
+        let after = self.addresses.range((address, ServiceName::least())..).next();
+        after.filter(|(at, _)| *at == address).map(|(_, name)| name)
     }
     /// The table for `host:port`, else for `host`, else the implicit one of the service that `host` names.
     pub fn route(&self, authority: &Authority) -> Option<&Arc<RouteTable>> {
@@ -135,7 +244,7 @@ impl World {
             Some(&self.services.get(&name)?.implicit_route)
         })
     }
-    pub(crate) fn workload(&self, identity: &SpiffeId) -> Option<&Workload> {
+    pub(crate) fn workload(&self, identity: &SpiffeId) -> Option<&Arc<Workload>> {
         self.inbound.get(identity)
     }
 
@@ -145,10 +254,12 @@ impl World {
         let mut hasher = Feed(Sha256::new());
         // writing to a hasher cannot fail
         let _ = write!(hasher, "{:?}\n{:?}\n{:?}\n", self.mesh.trust_domain, self.routes, self.policies);
-        for parts in self.services.values() {
-            let _ = writeln!(hasher, "{:?} {:?} {:?}", parts.settings, parts.endpoints, parts.overrides);
+        for service in self.mesh.services.values() {
+            let ServiceParts { settings, endpoints, overrides, allow, .. } =
+                fold::service(&self.targets, service, None);
+            let written = (&service.identity, allow, &service.dns);
+            let _ = writeln!(hasher, "{settings:?} {endpoints:?} {overrides:?} {written:?}");
         }
-        let _ = write!(hasher, "{:?}", self.inbound);
         let mut version = String::with_capacity(32);
         for byte in hasher.0.finalize().iter().take(16) {
             let _ = write!(version, "{byte:02x}");
@@ -157,123 +268,15 @@ impl World {
     }
 }
 
+fn addresses(parts: Option<&ServiceParts>) -> impl Iterator<Item = SocketAddr> {
+    parts.into_iter().flat_map(|parts| parts.endpoints.instances.iter().map(|instance| instance.address))
+}
+
 struct Feed(Sha256);
 
 impl Write for Feed {
     fn write_str(&mut self, s: &str) -> std::fmt::Result {
         self.0.update(s.as_bytes());
         Ok(())
-    }
-}
-
-fn fold_services(mesh: &Mesh) -> BTreeMap<ServiceName, ServiceParts> {
-    let mut by_target: BTreeMap<&ServiceName, Vec<&Policy>> = BTreeMap::new();
-    for policy in mesh.policies.values() {
-        if let Some(target) = &policy.target {
-            by_target.entry(&target.service).or_default().push(policy);
-        }
-    }
-    let mut overrides: BTreeMap<&ServiceName, Vec<Override>> = BTreeMap::new();
-    for held in &mesh.overrides {
-        overrides.entry(&held.service).or_default().push(held.clone());
-    }
-    let default = mesh.policies.values().find(|p| p.name.as_str() == DEFAULT_POLICY).map(|p| &p.name);
-    let fold = |service: &Service| {
-        let targeting = by_target.get(&service.name).map_or(&[][..], Vec::as_slice);
-        let settings = Arc::new(settings(service, targeting, default));
-        let mut instances: Vec<_> = service.instances.iter().cloned().map(Arc::new).collect();
-        instances.sort_by(|a, b| a.id.cmp(&b.id));
-        let endpoints = Arc::new(Endpoints { service: service.name.clone(), instances });
-        let overrides = overrides.remove(&service.name).map(|mut overrides| {
-            overrides.sort_by(|a, b| a.instance.cmp(&b.instance));
-            Arc::new(Overrides { service: service.name.clone(), overrides })
-        });
-        let implicit_route = Arc::new(RouteTable::implicit(&service.name));
-        (service.name.clone(), ServiceParts { settings, endpoints, overrides, implicit_route })
-    };
-    mesh.services.values().map(fold).collect()
-}
-
-/// The policy: what the service names, else one without labels that targets it, else `default`, else built in.
-fn settings(service: &Service, targeting: &[&Policy], default: Option<&PolicyName>) -> ServiceSettings {
-    let labels = |p: &Policy| p.target.as_ref().map(|t| t.labels.clone()).unwrap_or_default();
-    let whole = targeting.iter().find(|p| labels(p).is_empty()).map(|p| &p.name);
-    let mut subsets: Vec<Subset> = targeting
-        .iter()
-        .map(|p| Subset { labels: labels(p), policy: p.name.clone() })
-        .filter(|s| !s.labels.is_empty())
-        .collect();
-    // The first that matches applies, so the narrower goes first; by name where that does not decide, never by the
-    // order of writing, which several files do not have.
-    subsets.sort_by(|a, b| b.labels.len().cmp(&a.labels.len()).then_with(|| a.policy.cmp(&b.policy)));
-    ServiceSettings {
-        name: service.name.clone(),
-        protocol: service.protocol,
-        policy: service.policy.as_ref().or(whole).or(default).cloned(),
-        subsets,
-    }
-}
-
-fn fold_routes(routes: &[Route]) -> BTreeMap<Authority, Arc<RouteTable>> {
-    let mut tables: BTreeMap<Authority, RouteTable> = BTreeMap::new();
-    for route in routes {
-        for authority in &route.authorities {
-            let table = tables
-                .entry(authority.clone())
-                .or_insert_with(|| RouteTable { authority: authority.clone(), rules: Vec::new() });
-            table.rules.extend(route.rules.iter().cloned());
-        }
-    }
-    tables.into_iter().map(|(authority, table)| (authority, Arc::new(table))).collect()
-}
-
-fn fold_inbound(mesh: &Mesh) -> BTreeMap<SpiffeId, Workload> {
-    type Found = (Ports, BTreeMap<String, Vec<(ServiceName, u16)>>);
-    let mut workloads: BTreeMap<SpiffeId, Found> = BTreeMap::new();
-    for service in mesh.services.values() {
-        for instance in &service.instances {
-            // a plain instance has no sidecar that could ask
-            let Some(sidecar) = &instance.sidecar else { continue };
-            let (ports, instances) = workloads.entry(sidecar.identity.clone()).or_default();
-            let port = instance.address.port();
-            instances.entry(instance.id.clone()).or_default().push((service.name.clone(), port));
-            merge_port(ports, service, port, &mesh.trust_domain);
-        }
-    }
-    let fold = |(identity, (ports, instances)): (SpiffeId, Found)| {
-        let inbound = Arc::new(Inbound { workload: identity.clone(), ports: ports.into_values().collect() });
-        (identity, Workload { inbound, instances })
-    };
-    workloads.into_iter().map(fold).collect()
-}
-
-/// By port.
-pub(crate) type Ports = BTreeMap<u16, InboundPort>;
-
-/// Adds a service's port to a port map. Where two services share an identity and a port (on different hosts, as an old and
-/// a new version do), the port alone cannot tell them apart: it then lets in only who may call both, so that no caller
-/// gets further than either service allows.
-pub(crate) fn merge_port(ports: &mut Ports, service: &Service, port: u16, trust_domain: &TrustDomain) {
-    match ports.get_mut(&port) {
-        None => {
-            let entry = InboundPort {
-                port,
-                service: service.name.clone(),
-                protocol: service.protocol,
-                allow: service.allow.clone(),
-            };
-            ports.insert(port, entry);
-        }
-        Some(entry) if entry.service == service.name => {}
-        Some(entry) => entry.allow = both(&entry.allow, &service.allow, trust_domain),
-    }
-}
-
-fn both(a: &Allow, b: &Allow, trust_domain: &TrustDomain) -> Allow {
-    match (a, b) {
-        (Allow::Mesh, Allow::Mesh) => Allow::Mesh,
-        (Allow::Only(list), other) | (other, Allow::Only(list)) => {
-            Allow::Only(list.iter().filter(|id| other.admits(trust_domain.as_str(), id)).cloned().collect())
-        }
     }
 }

@@ -13,7 +13,10 @@
 //! [`MAX_DEPTH`], [`MAX_NODES`] and [`MAX_FAULTS`] bound it.
 
 mod cursor;
+mod emit;
+mod health;
 mod mesh;
+mod objects;
 mod place;
 mod policy;
 mod refs;
@@ -27,6 +30,7 @@ use crate::node::SidecarSettings;
 use crate::world::Mesh;
 use std::fmt;
 
+pub use objects::{Applied, Definition, Merged, ObjectKind, ObjectName, Objects, apply, definitions, merge};
 pub use scalar::{duration_text, parse_duration};
 
 /// The largest source: 4 MiB, some 30,000 instances with labels.

@@ -14,13 +14,16 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// RFC 9113, section 3.4.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// A method and the beginning of a target that are longer are left to HTTP/1's parser as well.
+const MAX_WORDS: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
     Http1,
     Http2,
     /// A TLS handshake record.
     Tls,
-    /// Closed before a byte came.
+    /// Closed before a byte came, or no request line of HTTP at all.
     Nothing,
     /// Nothing came in time.
     Silent,
@@ -28,7 +31,7 @@ pub enum Detected {
 
 /// Reads until the first bytes decide, at most for `limit`.
 pub async fn detect<T: AsyncRead + Unpin>(mut io: T, limit: Duration) -> io::Result<(Detected, Prefixed<T>)> {
-    let mut head = BytesMut::with_capacity(1024); // the verdict falls within the preface's 24 bytes: never grown
+    let mut head = BytesMut::with_capacity(1024); // the verdict falls within a first line of 64 bytes: never grown
     let reading = async {
         loop {
             if let Some(verdict) = verdict(&head) {
@@ -53,7 +56,30 @@ fn verdict(head: &[u8]) -> Option<Detected> {
         0x16 => Some(Detected::Tls),
         _ if head.len() >= H2_PREFACE.len() && head.starts_with(H2_PREFACE) => Some(Detected::Http2),
         _ if head.len() < H2_PREFACE.len() && H2_PREFACE.starts_with(head) => None,
-        _ => Some(Detected::Http1),
+        _ => request_line(head),
+    }
+}
+
+/// Told by the request's target and version (RFC 9112, section 3): what has neither is no HTTP, and gets no answer, which
+/// its sender could only misread. That is how an invalid preface of HTTP/2 must end (RFC 9113, section 3.4). Everything else is left
+/// to HTTP/1's parser.
+fn request_line(head: &[u8]) -> Option<Detected> {
+    let http1 = Some(Detected::Http1);
+    // what stands behind has not been seen where the bytes came one by one
+    let head = &head[..head.len().min(MAX_WORDS)];
+    let mut words = head.split(|b| *b == b' ');
+    let method = words.next()?;
+    if method.is_empty() || method == b"CONNECT" || !method.iter().all(u8::is_ascii_alphabetic) {
+        return http1;
+    }
+    match (words.next(), words.next()) {
+        (Some(target), _) if target.iter().any(|b| matches!(b, b'/' | b':' | b'*' | b'\r' | b'\n')) => http1,
+        (Some(_), Some(version)) if version.starts_with(b"HTTP/") => http1,
+        (Some(target), Some(version)) if !target.is_empty() && !b"HTTP/".starts_with(version) => {
+            Some(Detected::Nothing)
+        }
+        _ if head.len() >= MAX_WORDS => http1,
+        _ => None,
     }
 }
 
@@ -79,12 +105,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn any_split_of_the_first_bytes_gives_the_same_verdict_and_loses_nothing() {
-        let cases: [(&[u8], Detected); 5] = [
+        let cases: [(&[u8], Detected); 13] = [
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Detected::Http2),
             (b"PRI / HTTP/1.1\r\nhost: a\r\n\r\n", Detected::Http1),
             (b"GET / HTTP/1.1\r\n\r\n", Detected::Http1),
             (b"\x16\x03\x01\x02\x00", Detected::Tls),
             (b"P", Detected::Http1),
+            (b"INVALID CONNECTION PREFACE\r\n\r\n", Detected::Nothing),
+            (b"OPTIONS * HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"CONNECT shop HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"\r\nGET / HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"GET x\r\n\r\n", Detected::Http1),
+            (b"GET x HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"GET x HTT\r\n\r\n", Detected::Nothing),
+            (b" GET / HTTP/1.1\r\n\r\n", Detected::Http1),
         ];
         for (bytes, wanted) in cases {
             for at in 1..=bytes.len() {

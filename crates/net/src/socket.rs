@@ -26,11 +26,29 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// When a dial that has no answer yet is made again beside the first. A kernel repeats a SYN after a second only, which is
+/// all the time that many callers give; a full backlog drops it for a moment.
+const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
+
 /// Dials; the caller bounds the time.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+    let stream = first(|| TcpStream::connect(address)).await?;
     tune(&stream);
     Ok(stream)
+}
+
+/// What the first that ends says; none is given up for another, since the way may be long.
+async fn first<T, F: Future<Output = T>>(dial: impl Fn() -> F) -> T {
+    let later = async |wait| {
+        tokio::time::sleep(wait).await;
+        dial().await
+    };
+    tokio::select! {
+        biased;
+        said = dial() => said,
+        said = later(AGAIN[0]) => said,
+        said = later(AGAIN[1]) => said,
+    }
 }
 
 /// No Nagle, keepalive, and a bound on unacknowledged data. An option that the platform lacks is left out: the
@@ -49,4 +67,29 @@ pub fn tune(stream: &TcpStream) {
 /// Its close will be an RST, so that the peer learns of a failure rather than of an end.
 pub fn reset_on_close(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::time::{Instant, sleep};
+
+    /// How long it takes, and how often is dialled, where the dials take so long.
+    async fn dialled(long: [Duration; 3]) -> (Duration, usize) {
+        let (count, began) = (AtomicUsize::new(0), Instant::now());
+        first(|| sleep(long[count.fetch_add(1, Ordering::Relaxed)])).await; // paused clock
+        (began.elapsed(), count.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_that_is_not_answered_is_made_again_beside_the_first() {
+        const NEVER: Duration = Duration::from_secs(9999);
+        const SOON: Duration = Duration::from_millis(3);
+        assert_eq!(dialled([SOON, NEVER, NEVER]).await, (SOON, 1));
+        assert_eq!(dialled([NEVER, SOON, NEVER]).await, (AGAIN[0] + SOON, 2));
+        assert_eq!(dialled([NEVER, NEVER, SOON]).await, (AGAIN[1] + SOON, 3));
+        let far = Duration::from_millis(350);
+        assert_eq!(dialled([far, far, far]).await, (far, 2), "a long way costs nothing more");
+    }
 }

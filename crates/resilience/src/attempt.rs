@@ -15,6 +15,7 @@ use crate::event::Transition;
 use crate::node::Member;
 use crate::outcome::{Class, Outcome};
 use crate::set::InstanceSet;
+use crate::tally::Pace;
 use crate::time::Time;
 
 /// Peers whose estimates decide how much a failure costs.
@@ -31,14 +32,16 @@ pub struct Attempt<M: Member> {
     index: usize,
     permit: Permit,
     started: Time,
-    answered: bool,
+    pace: Pace,
+    /// How long the response headers took; `None` before they came.
+    heard: Option<Duration>,
     settled: bool,
 }
 
 impl<M: Member> Attempt<M> {
     pub(crate) fn begin(set: Arc<InstanceSet<M>>, index: usize, permit: Permit, now: Time) -> Attempt<M> {
         set.node(index).load.enter(now);
-        Attempt { set, index, permit, started: now, answered: false, settled: false }
+        Attempt { set, index, permit, started: now, pace: Pace::Fine, heard: None, settled: false }
     }
 
     pub fn member(&self) -> &Arc<M> {
@@ -62,14 +65,16 @@ impl<M: Member> Attempt<M> {
 
     /// Response headers arrived: the latency sample. Settles when final: any failure, what is ignored, or a probe.
     pub fn answered(&mut self, outcome: Outcome, now: Time) -> Option<Transition> {
-        if self.settled || self.answered {
+        if self.settled || self.heard.is_some() {
             return None;
         }
-        self.answered = true;
+        self.time(now);
+        let rtt = now.since(self.started);
+        self.heard = Some(rtt);
         self.set.node(self.index).load.heard(now);
-        self.measure(outcome, now.since(self.started), now);
+        self.measure(outcome, rtt, now);
         if outcome.class != Class::Ok || self.permit.probe {
-            return self.settle(outcome, now);
+            return self.settle(outcome, self.heard, now);
         }
         let slot = &self.set.slots[self.index];
         let node = slot.member.node();
@@ -84,18 +89,33 @@ impl<M: Member> Attempt<M> {
         if self.settled {
             return None;
         }
+        // A failure that nothing answered took as long as it took; an opaque connection that ended well may have lived
+        // for hours and not been slow for a moment.
+        if self.heard.is_none() && outcome.is_failure() {
+            self.time(now);
+        }
         // The end of an answered stream is no latency, but a failure in it must not look cheap. A clean end that no
         // answer preceded (an opaque connection) says nothing about latency either.
+        let mut took = self.heard;
         if outcome.is_failure() {
-            let rtt = if self.answered { Duration::ZERO } else { now.since(self.started) };
+            let rtt = if self.heard.is_some() { Duration::ZERO } else { now.since(self.started) };
             self.measure(outcome, rtt, now);
+            took = took.or(Some(rtt));
         }
-        self.settle(outcome, now)
+        self.settle(outcome, took, now)
     }
 
-    fn settle(&mut self, outcome: Outcome, now: Time) -> Option<Transition> {
+    /// Time to the response headers, against what the policy calls slow.
+    fn time(&mut self, now: Time) {
+        if self.set.slots[self.index].config.is_slow(now.since(self.started)) {
+            self.pace = Pace::Slow;
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome, took: Option<Duration>, now: Time) -> Option<Transition> {
         self.settled = true;
-        self.set.settle(self.index, self.permit, outcome, self.started, now)
+        self.member().ended(outcome.class, took);
+        self.set.settle(self.index, self.permit, outcome, (self.started, self.pace), now)
     }
 
     /// A failure counts at least twice the others' median, so that failing fast does not attract traffic.
@@ -117,7 +137,8 @@ impl<M: Member> Drop for Attempt<M> {
     fn drop(&mut self) {
         if !self.settled {
             self.set.give_back(self.index, self.permit);
+            self.member().ended(Class::Ignored, self.heard);
         }
-        self.set.node(self.index).load.leave(self.answered);
+        self.set.node(self.index).load.leave(self.heard.is_some());
     }
 }

@@ -8,34 +8,24 @@
 //! because permits are given back without the lock. Invariant: a transition has one winner and starts a generation, and
 //! nothing that carries an older generation changes the word.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::config::BreakerConfig;
+use crate::config::{AfterWait, BreakerConfig, HalfOpen, Round};
 use crate::event::{Change, Reason};
 use crate::probation::{self, MAX_PROBES, Verdict};
-use crate::tally::Totals;
+use crate::sync::{AtomicU8, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::tally::{Pace, Totals};
 use crate::time::{Time, mix, nanos};
 use crate::trigger::{Ground, Suspicion};
 use crate::word::{Phase, State, Word};
 
-/// Which way an operator holds a circuit.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Forced {
-    Open,
-    Closed,
-}
+mod held;
+#[cfg(all(loom, test))]
+mod races;
 
-/// An operator's decision, which beats the machine until it is cleared or runs out.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Override {
-    pub forced: Forced,
-    pub owner: String,
-    pub reason: String,
-    /// When it ends by itself (noticed by the sweep, so within a second); `None` holds until it is cleared.
-    pub until: Option<Time>,
-}
+pub(crate) use held::{Climb, Place};
+pub use held::{Forced, Override};
 
 /// The right to make one attempt at one instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +42,8 @@ struct Trip {
     totals: Totals,
     /// Failure rate to disprove by probes.
     rate: f64,
+    /// Clean probes that close the circuit if none fails.
+    need: u8,
     /// Rate of hard failures, in percent, that peers are compared with.
     hard_percent: u32,
 }
@@ -77,7 +69,7 @@ pub(crate) enum Chance {
     Begin,
     /// A round is under way and has a free permit.
     Continue,
-    /// A probe has outlived its deadline.
+    /// A probe, or the round itself, has outlived its deadline.
     Lost,
 }
 
@@ -85,6 +77,8 @@ pub(crate) struct Breaker {
     word: AtomicU64,
     /// Open: the end of it. Half-open: the deadline of the latest probe. Written before the word.
     until: AtomicU64,
+    /// Half-open: the deadline of the round itself; FAR where it has none. Written before the word.
+    round_until: AtomicU64,
     ground: AtomicU8,
     cold: Mutex<Cold>,
 }
@@ -95,6 +89,7 @@ impl Breaker {
         Breaker {
             word: AtomicU64::new(Word::START.pack()),
             until: AtomicU64::new(0),
+            round_until: AtomicU64::new(Time::FAR.0),
             ground: AtomicU8::new(Ground::Manual as u8),
             cold: Mutex::new(cold),
         }
@@ -134,13 +129,19 @@ impl Breaker {
         if word.generation != generation || word.phase != Phase::Closed || cold.forced.is_some() {
             return None;
         }
-        let settled = site.now.since(cold.closed_at) >= site.config.stable.max(cold.last_open.saturating_mul(2));
+        let long = site.config.stable.max(cold.last_open.saturating_mul(2));
+        let settled = site.config.stable.is_zero() || site.now.since(cold.closed_at) >= long;
         let k = if word.k == 0 || settled { 1 } else { word.k + 1 };
+        let need = match site.config.half_open {
+            HalfOpen::Evidence => probation::need(suspicion.rate()),
+            HalfOpen::Rate(round) => site.config.round_minimum(round),
+        };
         cold.trip = Some(Trip {
             reason: suspicion.reason,
             ground: suspicion.ground,
             totals: suspicion.totals,
             rate: suspicion.rate(),
+            need,
             hard_percent: suspicion.hard_percent(),
         });
         self.open(&mut cold, word, k, suspicion.reason, hint, site)
@@ -159,6 +160,9 @@ impl Breaker {
             let granted = Word { outstanding: next.outstanding + 1, ..next };
             let deadline = site.now + site.config.probe_timeout;
             let before = self.until.swap(deadline.0, Ordering::AcqRel);
+            if next.generation != word.generation {
+                self.limit_round(site);
+            }
             if self.swap(word, granted) {
                 let permit = Permit { generation: granted.generation, probe: true };
                 let change = (granted.generation != word.generation)
@@ -169,25 +173,40 @@ impl Breaker {
         }
     }
 
-    /// HALF_OPEN to OPEN when a probe has outlived its deadline.
+    /// HALF_OPEN to OPEN when a probe has outlived its deadline; to what the configuration says when the round has.
     pub(crate) fn reopen_lost(&self, site: Site<'_>) -> Option<Change> {
         let mut cold = self.cold();
         let word = self.word();
         if self.chance_of(word, site.config, site.now) != Chance::Lost {
             return None;
         }
-        self.open(&mut cold, word, word.k.saturating_add(1), Reason::ProbeLost, None, site)
+        let k = word.k.saturating_add(1);
+        if site.now < self.round_until() {
+            return self.open(&mut cold, word, k, Reason::ProbeLost, None, site);
+        }
+        match site.config.half_open {
+            HalfOpen::Rate(Round { then: AfterWait::Closed, .. }) => {
+                self.close(&mut cold, word, word.k, Reason::RoundOver, site.now)
+            }
+            _ => self.open(&mut cold, word, k, Reason::RoundOver, None, site),
+        }
+    }
+
+    fn limit_round(&self, site: Site<'_>) {
+        let end = match site.config.half_open {
+            HalfOpen::Rate(Round { max_wait: Some(wait), .. }) => site.now + wait,
+            _ => Time::FAR,
+        };
+        self.round_until.store(end.0, Ordering::Release);
+    }
+
+    fn round_until(&self) -> Time {
+        Time(self.round_until.load(Ordering::Acquire))
     }
 
     /// Counts a probe's result and decides the round if it can be decided.
-    pub(crate) fn settle_probe(
-        &self,
-        permit: Permit,
-        failed: bool,
-        peers: f64,
-        hint: Option<Duration>,
-        site: Site<'_>,
-    ) -> Settled {
+    pub(crate) fn settle_probe(&self, permit: Permit, result: Probed, site: Site<'_>) -> Settled {
+        let Probed { failed, pace, peers, hint } = result;
         let mut cold = self.cold();
         loop {
             let word = self.word();
@@ -196,10 +215,18 @@ impl Breaker {
             }
             let outstanding = word.outstanding.saturating_sub(1);
             let (ok, fail) = (word.ok + u8::from(!failed), word.fail + u8::from(failed));
-            let rate = cold.trip.map_or(1.0, |trip| trip.rate);
-            let change = match probation::verdict(ok, fail, failed, rate, peers) {
+            let slow = word.slow + u8::from(pace == Pace::Slow);
+            let done = Word { outstanding, ok, fail, slow, ..word };
+            let verdict = match site.config.half_open {
+                HalfOpen::Evidence => {
+                    let rate = cold.trip.map_or(1.0, |trip| trip.rate);
+                    probation::verdict(ok, fail, failed, rate, peers)
+                }
+                HalfOpen::Rate(round) => rate_verdict(done, round, site.config),
+            };
+            let change = match verdict {
                 Verdict::Undecided => {
-                    if self.swap(word, Word { outstanding, ok, fail, ..word }) {
+                    if self.swap(word, done) {
                         return Settled::Counted;
                     }
                     continue;
@@ -208,7 +235,8 @@ impl Breaker {
                 Verdict::Fail => self.open(&mut cold, word, word.k.saturating_add(1), Reason::ProbeFailed, hint, site),
             };
             if let Some(change) = change {
-                return Settled::Decided(change);
+                // The word still lacks the result that decided it.
+                return Settled::Decided(Change { probes: (ok, fail), ..change });
             }
         }
     }
@@ -241,45 +269,14 @@ impl Breaker {
         }
     }
 
-    /// Sets or clears an override. Clearing starts from scratch: CLOSED and k = 0.
-    pub(crate) fn force(&self, to: Option<Override>, now: Time) -> Option<Change> {
-        let mut cold = self.cold();
-        if to.is_none() && cold.forced.is_none() {
-            return None;
-        }
-        let actor = to.as_ref().or(cold.forced.as_ref()).map(|held| held.owner.clone());
-        cold.forced = to;
-        cold.trip = None;
-        self.ground.store(Ground::Manual as u8, Ordering::Relaxed);
-        let held_open = matches!(&cold.forced, Some(Override { forced: Forced::Open, .. }));
-        let k = if cold.forced.is_some() { self.word().k } else { 0 };
-        loop {
-            let word = self.word();
-            let change = if held_open {
-                let until = cold.forced.as_ref().and_then(|held| held.until).unwrap_or(Time::FAR);
-                self.until.store(until.0, Ordering::Release);
-                let next = word.next(Phase::ForcedOpen, k);
-                self.swap(word, next).then(|| self.change(&cold, word, next, Reason::Manual, until.since(now)))
-            } else {
-                self.close(&mut cold, word, k, Reason::Manual, now)
-            };
-            if let Some(change) = change {
-                return Some(Change { actor, ..change });
-            }
-        }
-    }
-
-    pub(crate) fn forced(&self) -> Option<Override> {
-        self.cold().forced.clone()
-    }
-
-    pub(crate) fn override_expired(&self, now: Time) -> bool {
-        matches!(&self.cold().forced, Some(Override { until: Some(until), .. }) if now >= *until)
-    }
-
     /// Reason, totals at the trip, and the probes it takes; `None` while closed or held.
     pub(crate) fn trip_view(&self) -> Option<(Reason, Totals, u8)> {
-        self.cold().trip.map(|trip| (trip.reason, trip.totals, probation::need(trip.rate)))
+        self.cold().trip.map(|trip| (trip.reason, trip.totals, trip.need))
+    }
+
+    /// What kind of evidence opened it; `None` while closed or held.
+    pub(crate) fn trip_ground(&self) -> Option<Ground> {
+        self.cold().trip.map(|trip| trip.ground)
     }
 
     /// The hard failure rate at the trip, in percent, for the release.
@@ -309,10 +306,15 @@ impl Breaker {
             Phase::Open if now > until => Chance::Begin,
             Phase::Open => Chance::Later(until),
             Phase::HalfOpen if word.outstanding > 0 && now > until => Chance::Lost,
+            Phase::HalfOpen if now >= self.round_until() => Chance::Lost,
             Phase::HalfOpen => {
-                let free = word.outstanding < config.probe_concurrency
-                    && word.outstanding.saturating_add(word.probes_done()) < MAX_PROBES;
-                if free { Chance::Continue } else { Chance::Later(until) }
+                let (concurrency, permits) = match config.half_open {
+                    HalfOpen::Evidence => (config.probe_concurrency, MAX_PROBES),
+                    HalfOpen::Rate(round) => (round.concurrency, round.permits),
+                };
+                let free =
+                    word.outstanding < concurrency && word.outstanding.saturating_add(word.probes_done()) < permits;
+                if free { Chance::Continue } else { Chance::Later(until.min(self.round_until())) }
             }
         }
     }
@@ -359,11 +361,13 @@ impl Breaker {
             from: from.phase.state(),
             to: to.phase.state(),
             reason,
+            class: trip.and_then(|trip| trip.ground.class()),
             generation: to.generation,
             k: to.k,
             open_for,
             totals: trip.map(|trip| trip.totals).unwrap_or_default(),
-            need: trip.map_or(0, |trip| probation::need(trip.rate)),
+            need: trip.map_or(0, |trip| trip.need),
+            probes: if from.phase == Phase::HalfOpen { (from.ok, from.fail) } else { (0, 0) },
             actor: None,
         }
     }
@@ -385,6 +389,16 @@ pub(crate) struct Site<'a> {
     pub(crate) now: Time,
 }
 
+/// What a probe brought back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probed {
+    pub(crate) failed: bool,
+    pub(crate) pace: Pace,
+    /// How often the closed peers fail.
+    pub(crate) peers: f64,
+    pub(crate) hint: Option<Duration>,
+}
+
 /// What a probe's result did.
 pub(crate) enum Settled {
     Stale,
@@ -392,10 +406,28 @@ pub(crate) enum Settled {
     Decided(Change),
 }
 
-/// `min(base x 2^(k-1), max)`, jittered by a hash of instance and generation.
+/// The verdict of a round that is decided by rate. Integer arithmetic, as for the triggers.
+fn rate_verdict(done: Word, round: Round, config: &BreakerConfig) -> Verdict {
+    let results = u32::from(done.probes_done());
+    if results < u32::from(config.round_minimum(round)) {
+        return Verdict::Undecided;
+    }
+    let reached = |count: u8, rate: u8| u32::from(count) * 100 >= u32::from(rate) * results;
+    let slow = config.slow.is_some_and(|slow| reached(done.slow, slow.rate));
+    if reached(done.fail, config.failure_rate) || slow { Verdict::Fail } else { Verdict::Pass }
+}
+
+/// `min(base x factor^(k-1), max)`, jittered by a hash of instance and generation. Each step is cut to milliseconds.
 pub(crate) fn open_time(config: &BreakerConfig, k: u8, seed: u64, generation: u32) -> Duration {
-    let doublings = u32::from(k.saturating_sub(1)).min(31);
-    let nominal = nanos(config.open_base.saturating_mul(1 << doublings).min(config.open_max));
+    let mut nominal = config.open_base;
+    for _ in 1..k {
+        if nominal >= config.open_max {
+            break;
+        }
+        let longer = nominal.as_millis() * u128::from(config.open_factor) / 1000;
+        nominal = Duration::from_millis(u64::try_from(longer).unwrap_or(u64::MAX));
+    }
+    let nominal = nanos(nominal.min(config.open_max));
     let jitter = u64::from(config.jitter_percent);
     let draw = mix(seed ^ mix(u64::from(generation))) % 10_000;
     // 100 % - jitter .. 100 % + jitter, in hundredths of a percent of it.

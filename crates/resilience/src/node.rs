@@ -4,10 +4,12 @@
 //! breaker state and load estimates survive a change of configuration. Nothing here refers to a set.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, Override};
 use crate::config::BreakerConfig;
 use crate::load::Load;
+use crate::outcome::Class;
 use crate::tally::Tally;
 use crate::time::Time;
 use crate::trigger::Suspicion;
@@ -16,6 +18,50 @@ use crate::word::State;
 /// What a caller's type must offer to be a member of a set: it owns the breaker and the load estimate.
 pub trait Member {
     fn node(&self) -> &Node;
+
+    /// Who hashed balancers take it for: must be the same in every sidecar and for as long as the instance lives, such as
+    /// [`balance::hash`](crate::balance::hash) of its key. The default is good for one sidecar.
+    fn id(&self) -> u64 {
+        self.node().seed()
+    }
+
+    /// Where it runs: a hash of the zone's name; 0, the default, if that is not known.
+    fn zone(&self) -> u64 {
+        0
+    }
+
+    /// An attempt gave its permit back, as invariants have it once: how it counted, and the time to its response headers,
+    /// or to the failure where none came. For counting; it must not block.
+    fn ended(&self, _class: Class, _took: Option<Duration>) {}
+
+    /// A test of the open circuit is over. As `ended`; in observe mode there are none.
+    fn probed(&self, _result: ProbeResult) {}
+}
+
+/// How a test of an open circuit went.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ProbeResult {
+    Ok,
+    Failed,
+    /// Nothing was learnt: it was cancelled, or did not count.
+    Ignored,
+    /// No answer before its deadline.
+    Lost,
+}
+
+impl ProbeResult {
+    /// As they index what is counted by result.
+    pub const ALL: [ProbeResult; 4] = [ProbeResult::Ok, ProbeResult::Failed, ProbeResult::Ignored, ProbeResult::Lost];
+
+    /// The word for metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProbeResult::Ok => "ok",
+            ProbeResult::Failed => "failed",
+            ProbeResult::Ignored => "ignored",
+            ProbeResult::Lost => "lost",
+        }
+    }
 }
 
 /// Breaker, tally and load of one instance.
@@ -69,6 +115,11 @@ impl Node {
         self.tally.connected(now);
     }
 
+    /// What an operator holds the circuit by.
+    pub fn held(&self) -> Option<Override> {
+        self.breaker.forced()
+    }
+
     /// Results that came from an earlier period of the breaker and were not counted.
     pub fn stale_results(&self) -> u64 {
         self.stale.load(Relaxed)
@@ -85,7 +136,10 @@ impl Node {
 
     /// The node becomes part of a set with this configuration.
     pub(crate) fn enlist(&self, config: &BreakerConfig, ramp: bool) {
-        let shape = u64::from(config.buckets) << 56 | crate::time::nanos(config.window) & ((1 << 56) - 1);
+        let shape = match config.window_calls {
+            0 => u64::from(config.buckets) << 56 | crate::time::nanos(config.window) & ((1 << 56) - 1),
+            calls => 1 << 63 | u64::from(calls),
+        };
         let before = self.shape.swap(shape, Relaxed);
         if before != 0 && before != shape {
             self.tally.clear();

@@ -1,7 +1,8 @@
 //! Which instance gets the next attempt: the balancer proposes, the breaker disposes.
 //!
-//! Decides between two instances drawn at random (power of two choices), both of them different, and sends a request
-//! to an instance on probation when one is due. It deliberately never waits and never queues: no instance, no attempt.
+//! Decides between two instances drawn at random (power of two choices), both of them different, unless the set's rules
+//! name another policy (`policy`), and sends a request to an instance on probation when one is due. What happens when few
+//! or none are left is `few`'s. It deliberately never waits and never queues: no instance, no attempt.
 //!
 //! Cost: while every circuit is closed, a pick reads one shared word and two instances, whatever the size of the set.
 //! Otherwise drawn instances that are not closed are drawn again, and only if that fails is the set walked; instances
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attempt::Attempt;
+use crate::balance::Side;
 use crate::breaker::Permit;
 use crate::config::Mode;
 use crate::node::Member;
@@ -32,6 +34,9 @@ pub struct Ask<'a> {
     pub replayable: bool,
     /// Instances that this exchange has already used, by index in this set. They are not picked again.
     pub tried: &'a [usize],
+    /// What belongs together goes together, under a policy that hashes: [`balance::hash`](crate::balance::hash) of what the
+    /// policy keys by. `None`: the request has no such thing, and goes anywhere.
+    pub key: Option<u64>,
 }
 
 /// Why there is no instance.
@@ -68,6 +73,9 @@ impl<M: Member> InstanceSet<M> {
         {
             return Ok(attempt);
         }
+        if let Some(attempt) = self.spill(ask, now) {
+            return Ok(attempt);
+        }
         match self.propose(ask, now) {
             Some(index) => Ok(self.admit(index, now)),
             None => self.pick_from_none(ask, now),
@@ -75,11 +83,11 @@ impl<M: Member> InstanceSet<M> {
     }
 
     /// Two different instances, the cheaper of which wins; one, if there is no second.
-    fn propose(&self, ask: Ask<'_>, now: Time) -> Option<usize> {
+    pub(crate) fn two_choices(&self, side: Side, ask: Ask<'_>, now: Time) -> Option<usize> {
         let n = self.slots.len();
         let mut draws = Draws(ask.random);
         let mut held = None;
-        let usable = |index: usize| !ask.tried.contains(&index) && self.admits(index);
+        let usable = |index: usize| !ask.tried.contains(&index) && self.admits(index) && self.is_on(side, index);
         for _ in 0..if n == 0 { 0 } else { DRAWS } {
             let index = match held {
                 None => draws.below(n),
@@ -97,6 +105,11 @@ impl<M: Member> InstanceSet<M> {
         let mut walk = (0..n).map(|step| (start + step) % n).filter(|index| Some(*index) != held && usable(*index));
         let first = held.or_else(|| walk.next())?;
         Some(walk.next().map_or(first, |second| self.cheaper(first, second, now)))
+    }
+
+    /// Whether an instance that takes traffic is not among `tried`.
+    pub fn has_untried(&self, tried: &[usize]) -> bool {
+        (0..self.slots.len()).any(|index| !tried.contains(&index) && self.admits(index))
     }
 
     pub(crate) fn admits(&self, index: usize) -> bool {
@@ -167,7 +180,14 @@ impl<M: Member> InstanceSet<M> {
             return Ok(attempt);
         }
         let retry_after = self.open_for(ask, now);
-        self.board.shut(now + retry_after, epoch);
+        if self.soft_dominates() {
+            // Not for as long as that: a request that ends makes room for another.
+            if let Some(attempt) = self.squeeze_in(ask, now) {
+                return Ok(attempt);
+            }
+        } else {
+            self.board.shut(now + retry_after, epoch);
+        }
         Err(Exhausted { cause: ExhaustedCause::AllOpen, retry_after })
     }
 }

@@ -4,6 +4,9 @@
 //! elsewhere when the probe fails, so that probing stays invisible; one that cannot be replayed is risked only after a
 //! second without a better one, and then sparingly. Probes of one service are at least 100 ms apart.
 //!
+//! Some instances are not probed by requests but by their owner's own questions ([`InstanceSet::due_probe`]), at the same
+//! pace and with the same permits; requests leave those alone while any circuit is closed.
+//!
 //! While nothing is closed, one instance's round is finished before another's begins: three probes spread over three
 //! instances bring none of them back.
 
@@ -14,9 +17,10 @@ use crate::attempt::Attempt;
 use crate::board::PROBE_GAP;
 use crate::breaker::{Chance, Permit};
 use crate::config::Mode;
-use crate::node::Member;
+use crate::event::Reason;
+use crate::node::{Member, ProbeResult};
 use crate::pick::{Ask, Draws};
-use crate::set::InstanceSet;
+use crate::set::{InstanceSet, Prober};
 use crate::time::Time;
 use crate::word::{Phase, State};
 
@@ -47,18 +51,40 @@ impl<M: Member> InstanceSet<M> {
         } else if !self.board.may_risk(ask.random, now) {
             return None;
         }
-        self.probe_anyway(ask, now)
+        self.board.begin_look();
+        let look = self.look(ask, now, |prober| prober == Prober::Request);
+        self.board.attend_at(look.next);
+        self.begin_probe(look.candidate?, now)
     }
 
-    /// A probe for this request, if one is due.
+    /// A probe for this request, if one is due, whoever else would test it.
     pub(crate) fn probe_anyway(self: &Arc<Self>, ask: Ask<'_>, now: Time) -> Option<Attempt<M>> {
         if self.board.next_probe() > now {
             return None;
         }
         self.board.begin_look();
-        let look = self.look(ask, now);
+        let look = self.look(ask, now, |_| true);
         self.board.attend_at(look.next);
-        let index = look.candidate?;
+        self.begin_probe(look.candidate?, now)
+    }
+
+    /// A probe for a question of the owner's, if one is due at an instance with [`Prober::Owner`]. Call it often, every 50 ms
+    /// or so: it costs nothing where there is no such instance, and a look at each where there is. `random`: 64 fresh bits.
+    ///
+    /// # Cancel safety
+    ///
+    /// The permit is given back when the attempt is dropped, whatever state it is in.
+    pub fn due_probe(self: &Arc<Self>, random: u64, now: Time) -> Option<Attempt<M>> {
+        if !self.owner_probes || self.board.next_probe() > now {
+            return None;
+        }
+        // Requests have their own schedule, which this look must not take from them: it leaves the board as it is.
+        let ask = Ask { random, replayable: true, tried: &[], key: None };
+        let look = self.look(ask, now, |prober| prober == Prober::Owner);
+        self.begin_probe(look.candidate?, now)
+    }
+
+    fn begin_probe(self: &Arc<Self>, index: usize, now: Time) -> Option<Attempt<M>> {
         self.board.attend_at(now + PROBE_GAP);
         // Of several callers that got this far at once, one probes.
         let permit = if self.board.claim_probe(now) { self.grant(index, now)? } else { return None };
@@ -87,10 +113,15 @@ impl<M: Member> InstanceSet<M> {
     }
 
     pub(crate) fn reopen_lost(&self, index: usize, now: Time) -> Option<crate::Transition> {
-        self.transition(index, now, |node| node.breaker.reopen_lost(self.site(index, now)))
+        let lost = self.transition(index, now, |node| node.breaker.reopen_lost(self.site(index, now)))?;
+        if lost.reason == Reason::ProbeLost {
+            self.probed(index, ProbeResult::Lost);
+        }
+        Some(lost)
     }
 
-    fn look(&self, ask: Ask<'_>, now: Time) -> Look {
+    /// `mine`: whose probes are looked for.
+    fn look(&self, ask: Ask<'_>, now: Time, mine: impl Fn(Prober) -> bool) -> Look {
         let n = self.slots.len();
         let start = Draws(ask.random ^ 0x5eed).below(n.max(1));
         let (mut begin, mut go_on, mut some_closed, mut round_in_flight) = (None, None, false, false);
@@ -111,6 +142,7 @@ impl<M: Member> InstanceSet<M> {
             };
             let free = !ask.tried.contains(&index);
             match chance {
+                _ if !mine(slot.prober) => {}
                 Chance::Begin if free => begin = begin.or(Some(index)),
                 Chance::Continue if free => go_on = go_on.or(Some(index)),
                 Chance::Begin | Chance::Continue => next = next.min(now + PROBE_GAP),

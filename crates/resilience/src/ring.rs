@@ -6,8 +6,11 @@
 //!
 //! An EWMA in its place was rejected: its weight depends on the arrival rate, so one busy second outvotes a quiet minute.
 
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
+use crate::calls::MAX_CALLS;
 use crate::config::BreakerConfig;
 use crate::time::{Time, nanos};
 
@@ -15,21 +18,32 @@ pub(crate) const MAX_BUCKETS: usize = 20;
 /// A bucket this full is sample enough; stopping short of 2^16 leaves room for recorders that race past the check.
 const FULL: u64 = 65_000;
 
-/// Width and number of the buckets.
+/// Width and number of the buckets, or the number of calls that a window holds in their place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shape {
     width: u64,
     buckets: u64,
+    calls: Option<NonZeroU16>,
 }
 
 impl Shape {
     pub(crate) fn of(config: &BreakerConfig) -> Shape {
         let buckets = u64::from(config.buckets).clamp(1, MAX_BUCKETS as u64);
-        Shape { width: (nanos(config.window) / buckets).max(1), buckets }
+        let calls = NonZeroU16::new(config.window_calls.min(MAX_CALLS as u16));
+        Shape { width: (nanos(config.window) / buckets).max(1), buckets, calls }
     }
 
     pub(crate) const fn new(width: u64, buckets: u64) -> Shape {
-        Shape { width, buckets }
+        Shape { width, buckets, calls: None }
+    }
+
+    pub(crate) fn calls(self) -> Option<NonZeroU16> {
+        self.calls
+    }
+
+    /// How many buckets lie wholly within the last `span`; at least one.
+    pub(crate) fn buckets_of(self, span: Duration) -> u64 {
+        (nanos(span) / self.width).clamp(1, self.buckets)
     }
 
     fn at(self, now: Time) -> (u64, u64) {
@@ -43,19 +57,29 @@ pub(crate) fn delta([a, b, c]: [bool; 3]) -> u64 {
     u64::from(a) << 32 | u64::from(b) << 16 | u64::from(c)
 }
 
-pub(crate) struct Ring<const N: usize> {
-    buckets: [AtomicU64; N],
+/// The buckets lie in the ring itself where their number is known, and on the heap where the configuration says it.
+pub(crate) struct Ring<B> {
+    buckets: B,
 }
 
-impl<const N: usize> Ring<N> {
-    pub(crate) fn new() -> Ring<N> {
+impl<const N: usize> Ring<[AtomicU64; N]> {
+    pub(crate) fn new() -> Self {
         Ring { buckets: [const { AtomicU64::new(0) }; N] }
     }
+}
 
+impl Ring<Box<[AtomicU64]>> {
+    pub(crate) fn of(buckets: usize) -> Self {
+        Ring { buckets: (0..buckets).map(|_| AtomicU64::new(0)).collect() }
+    }
+}
+
+impl<B: AsRef<[AtomicU64]>> Ring<B> {
+    #[inline]
     pub(crate) fn add(&self, shape: Shape, now: Time, delta: u64) {
         let (slot, turn) = shape.at(now);
         let tag = turn as u16;
-        let bucket = &self.buckets[slot as usize];
+        let bucket = &self.buckets.as_ref()[slot as usize];
         let mut seen = bucket.load(Relaxed);
         loop {
             if seen != 0 && !older((seen >> 48) as u16, tag) {
@@ -74,10 +98,16 @@ impl<const N: usize> Ring<N> {
     }
 
     pub(crate) fn sum(&self, shape: Shape, now: Time) -> [u32; 3] {
+        self.sum_newest(shape, shape.buckets, now)
+    }
+
+    /// What the newest buckets hold, the present one counted; no more of them than the shape has.
+    pub(crate) fn sum_newest(&self, shape: Shape, newest: u64, now: Time) -> [u32; 3] {
         let (mut slot, mut turn) = shape.at(now);
         let mut sums = [0; 3];
-        for _ in 0..shape.buckets {
-            let bits = self.buckets[slot as usize].load(Relaxed);
+        let buckets = self.buckets.as_ref();
+        for _ in 0..newest.min(shape.buckets) {
+            let bits = buckets[slot as usize].load(Relaxed);
             if bits != 0 && (bits >> 48) as u16 == turn as u16 {
                 sums[0] += (bits >> 32) as u32 & 0xffff;
                 sums[1] += (bits >> 16) as u32 & 0xffff;
@@ -93,7 +123,7 @@ impl<const N: usize> Ring<N> {
     }
 
     pub(crate) fn clear(&self) {
-        for bucket in &self.buckets {
+        for bucket in self.buckets.as_ref() {
             bucket.store(0, Relaxed);
         }
     }
@@ -101,7 +131,7 @@ impl<const N: usize> Ring<N> {
     /// Empties buckets of past turns, so that a tag that comes round again after 2^16 turns finds nothing.
     pub(crate) fn forget(&self, shape: Shape, now: Time) {
         let (_, turn) = shape.at(now);
-        for bucket in &self.buckets {
+        for bucket in self.buckets.as_ref() {
             let bits = bucket.load(Relaxed);
             let age = (turn as u16).wrapping_sub((bits >> 48) as u16);
             if bits != 0 && (2..0x8000).contains(&age) {
@@ -132,7 +162,7 @@ mod tests {
     #[test]
     fn a_call_stays_in_the_window_for_nine_to_ten_seconds_depending_on_alignment() {
         for (offset, last_seen) in [(0, 9_999), (999, 9_000)] {
-            let ring = Ring::<20>::new();
+            let ring = Ring::<[AtomicU64; 20]>::new();
             let at = |ms: u64| Time((100_000 + offset + ms) * 1_000_000);
             ring.add(TEN, at(0), one());
             assert_eq!(ring.sum(TEN, at(last_seen)), [1, 0, 0]);
@@ -142,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_full_bucket_stops_counting_before_it_overflows() {
-        let ring = Ring::<20>::new();
+        let ring = Ring::<[AtomicU64; 20]>::new();
         for _ in 0..70_000 {
             ring.add(TEN, Time(0), delta([true, true, true]));
         }
@@ -151,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_thread_with_an_older_now_does_not_wipe_the_newer_bucket() {
-        let ring = Ring::<20>::new();
+        let ring = Ring::<[AtomicU64; 20]>::new();
         let later = Time(10 * SECOND);
         ring.add(TEN, later, one());
         ring.add(TEN, Time(SECOND - 1), one());
@@ -160,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_tag_that_comes_round_again_finds_nothing_after_upkeep() {
-        let ring = Ring::<20>::new();
+        let ring = Ring::<[AtomicU64; 20]>::new();
         let origin = Time(5 * SECOND);
         ring.add(TEN, origin, one());
         let again = Time(origin.0 + (1 << 16) * 10 * SECOND);
@@ -178,7 +208,7 @@ mod tests {
             steps in prop::collection::vec((0u64..700, any::<[bool; 2]>()), 1..200),
         ) {
             let shape = Shape::new(width, buckets);
-            let ring = Ring::<20>::new();
+            let ring = Ring::<[AtomicU64; 20]>::new();
             let mut now = 0;
             let mut log: Vec<(u64, [bool; 2])> = Vec::new();
             for (advance, [hard, soft]) in steps {

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::board::Board;
-use crate::breaker::{Override, Permit, Settled, Site};
-use crate::config::{BreakerConfig, Mode};
+use crate::breaker::{Override, Permit, Probed, Settled, Site};
+use crate::config::{BreakerConfig, HalfOpen, Mode};
 use crate::event::{Change, Journal, Reason, Transition};
-use crate::node::{Member, Node};
+use crate::node::{Member, Node, ProbeResult};
 use crate::outcome::{Class, Evidence, Outcome};
+use crate::policy::{Balance, SetRules};
 use crate::ring::Shape;
+use crate::tally::Pace;
 use crate::time::Time;
 use crate::trigger::{Case, Ground, Peer};
 use crate::word::{Phase, State};
@@ -30,12 +32,32 @@ pub struct Slot<M> {
     pub config: Arc<BreakerConfig>,
     /// Relative share of the traffic. 0 counts as 1: an instance that is to get nothing does not belong in the set.
     pub weight: u32,
+    pub prober: Prober,
+}
+
+/// Who tests an instance's circuit once it is due.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Prober {
+    /// The next request that may be used for it.
+    #[default]
+    Request,
+    /// Whoever calls [`InstanceSet::due_probe`], with a question of its own. A request does it only while no circuit of the
+    /// service is closed, since it would be refused otherwise.
+    Owner,
 }
 
 impl<M> Clone for Slot<M> {
     fn clone(&self) -> Self {
-        Slot { member: self.member.clone(), config: self.config.clone(), weight: self.weight }
+        Slot { member: self.member.clone(), config: self.config.clone(), weight: self.weight, prober: self.prober }
     }
+}
+
+/// Which failures of the peers a probe's failure is compared with.
+#[derive(Clone, Copy)]
+enum Bad {
+    All,
+    /// Connections only.
+    Absolute,
 }
 
 /// One immutable view of a service's instances.
@@ -44,21 +66,41 @@ pub struct InstanceSet<M> {
     /// The slots' windows, worked out once: the request path divides by nothing that it can avoid.
     pub(crate) shapes: Vec<Shape>,
     pub(crate) board: Arc<Board<M>>,
+    /// Whether any circuit waits for [`InstanceSet::due_probe`].
+    pub(crate) owner_probes: bool,
+    pub(crate) rules: SetRules,
+    pub(crate) balance: Balance,
 }
 
 impl<M: Member> InstanceSet<M> {
-    /// The first set of a service. Later ones come from [`InstanceSet::rebuilt`].
+    /// The first set of a service, under default rules. Later ones come from [`InstanceSet::rebuilt`].
     pub fn new(slots: Vec<Slot<M>>) -> Self {
-        Self::build(slots, Arc::new(Board::new()))
+        Self::with_rules(slots, SetRules::default())
     }
 
-    /// The set after a change of configuration or discovery. Members keep their state in any case, because it is
-    /// theirs; this also keeps the journal, the pacing of probes, and lets attempts under the old set be seen by the new.
+    /// The first set of a service.
+    pub fn with_rules(slots: Vec<Slot<M>>, rules: SetRules) -> Self {
+        Self::build(slots, rules, Arc::new(Board::new()), None)
+    }
+
+    /// The set after a change of discovery or of the members' configuration. Members keep their state in any case, because
+    /// it is theirs; this also keeps the rules, the journal, the pacing of probes, and lets attempts under the old set be
+    /// seen by the new.
     pub fn rebuilt(&self, slots: Vec<Slot<M>>) -> Self {
-        Self::build(slots, self.board.clone())
+        self.rebuilt_with(slots, self.rules.clone())
     }
 
-    fn build(slots: Vec<Slot<M>>, board: Arc<Board<M>>) -> Self {
+    /// The same under other rules.
+    pub fn rebuilt_with(&self, slots: Vec<Slot<M>>, rules: SetRules) -> Self {
+        Self::build(slots, rules, self.board.clone(), Some(&self.balance))
+    }
+
+    pub fn rules(&self) -> &SetRules {
+        &self.rules
+    }
+
+    fn build(mut slots: Vec<Slot<M>>, rules: SetRules, board: Arc<Board<M>>, before: Option<&Balance>) -> Self {
+        rules.take_subset(&mut slots);
         // A handful of newcomers starts slowly; when most are new, somebody has to carry the traffic.
         let new = slots.iter().filter(|slot| slot.member.node().is_new()).count();
         let ramp = new * 2 < slots.len();
@@ -70,7 +112,9 @@ impl<M: Member> InstanceSet<M> {
         }
         board.reopen();
         let shapes = slots.iter().map(|slot| Shape::of(&slot.config)).collect();
-        InstanceSet { slots, shapes, board }
+        let owner_probes = slots.iter().any(|slot| slot.prober == Prober::Owner);
+        let balance = Balance::of(&slots, &rules, before);
+        InstanceSet { slots, shapes, board, owner_probes, rules, balance }
     }
 
     pub fn members(&self) -> impl Iterator<Item = &Arc<M>> {
@@ -89,6 +133,19 @@ impl<M: Member> InstanceSet<M> {
     pub fn set_override(&self, index: usize, to: Option<Override>, now: Time) -> Option<Transition> {
         self.slots.get(index)?;
         self.transition(index, now, |node| node.breaker.force(to, now))
+    }
+
+    /// Starts an instance's circuit from scratch: CLOSED, an empty window, no override, whatever was before. `owner`: who
+    /// wants it so.
+    pub fn reset(&self, index: usize, owner: &str, now: Time) -> Option<Transition> {
+        self.slots.get(index)?;
+        let site = self.site(index, now);
+        self.transition(index, now, |node| Some(node.breaker.reset(owner, site)))
+    }
+
+    /// The rules that an instance is judged by.
+    pub fn config(&self, index: usize) -> Option<&Arc<BreakerConfig>> {
+        self.slots.get(index).map(|slot| &slot.config)
     }
 
     /// Takes the events since the last call, in the order in which they happened: the full account, of which the
@@ -151,24 +208,7 @@ impl<M: Member> InstanceSet<M> {
             }
             State::HalfOpen => {}
         }
-        let transition = Transition {
-            seq: 0,
-            at: now,
-            node: node.seed(),
-            index,
-            from: change.from,
-            to: change.to,
-            reason: change.reason,
-            generation: change.generation,
-            k: change.k,
-            open_for: change.open_for,
-            total: change.totals.total,
-            hard: change.totals.hard,
-            soft: change.totals.soft,
-            need: change.need,
-            observed: slot.config.mode == Mode::Observe,
-            actor: change.actor,
-        };
+        let transition = Transition::new(change, (node.seed(), index), slot.config.mode, now);
         journal.push(&slot.member, transition)
     }
 
@@ -178,7 +218,7 @@ impl<M: Member> InstanceSet<M> {
         index: usize,
         permit: Permit,
         outcome: Outcome,
-        started: Time,
+        (started, pace): (Time, Pace),
         now: Time,
     ) -> Option<Transition> {
         let slot = &self.slots[index];
@@ -198,8 +238,8 @@ impl<M: Member> InstanceSet<M> {
         }
         let outcome = self.weigh(index, outcome, started);
         match word.phase {
-            Phase::Closed => self.settle_call(index, permit, outcome, now),
-            Phase::HalfOpen if permit.probe => self.settle_probe(index, permit, outcome, now),
+            Phase::Closed => self.settle_call(index, permit, outcome, pace, now),
+            Phase::HalfOpen if permit.probe => self.settle_probe(index, permit, outcome, pace, now),
             Phase::HalfOpen | Phase::Open | Phase::ForcedOpen => None,
         }
     }
@@ -213,11 +253,11 @@ impl<M: Member> InstanceSet<M> {
         outcome
     }
 
-    fn settle_call(&self, index: usize, permit: Permit, outcome: Outcome, now: Time) -> Option<Transition> {
+    fn settle_call(&self, index: usize, permit: Permit, outcome: Outcome, pace: Pace, now: Time) -> Option<Transition> {
         let slot = &self.slots[index];
         let node = slot.member.node();
         let shape = self.shapes[index];
-        node.tally.record(shape, outcome, now);
+        node.tally.record(shape, outcome, pace, now);
         let case = Case { node, config: &slot.config, shape, peers: self.peers(index), now };
         let suspicion = case.judge(outcome)?;
         self.transition(index, now, |node| {
@@ -232,30 +272,44 @@ impl<M: Member> InstanceSet<M> {
         })
     }
 
-    /// Whether the service can do without this instance. Silence needs a closed peer even in a service of one;
-    /// statuses may open an only instance.
-    fn may_spare(&self, index: usize, ground: Ground) -> bool {
-        let alone = self.slots.len() == 1 && ground == Ground::ByStatus;
+    /// Whether the service can do without this instance. Silence needs a closed peer even in a service of one; statuses
+    /// and slow calls may open an only instance.
+    pub(crate) fn may_spare(&self, index: usize, ground: Ground) -> bool {
+        let alone = self.slots.len() == 1 && matches!(ground, Ground::ByStatus | Ground::Slow);
         alone || (0..self.slots.len()).any(|other| other != index && self.node(other).breaker.is_closed())
     }
 
-    fn settle_probe(&self, index: usize, permit: Permit, outcome: Outcome, now: Time) -> Option<Transition> {
-        let failed = outcome.is_failure();
-        let peers = self.peer_bad_rate(index, now);
+    fn settle_probe(
+        &self,
+        index: usize,
+        permit: Permit,
+        outcome: Outcome,
+        pace: Pace,
+        now: Time,
+    ) -> Option<Transition> {
+        // By rate, slow probes are counted on their own; by evidence, they were part of what opened the circuit.
+        let by_evidence = self.slots[index].config.half_open == HalfOpen::Evidence;
+        let failed = outcome.is_failure() || (by_evidence && pace == Pace::Slow);
+        // Nobody is excused for refusing connections because others time out.
+        let kind = if outcome.is_absolute() { Bad::Absolute } else { Bad::All };
+        let peers = self.peer_bad_rate(index, kind, now);
         let mut journal = self.board.journal();
         let breaker = &self.node(index).breaker;
-        match breaker.settle_probe(permit, failed, peers, outcome.retry_hint, self.site(index, now)) {
+        let result = Probed { failed, pace, peers, hint: outcome.retry_hint };
+        match breaker.settle_probe(permit, result, self.site(index, now)) {
             Settled::Stale => {
                 self.node(index).count_stale();
                 None
             }
             Settled::Counted => {
+                self.probed(index, if failed { ProbeResult::Failed } else { ProbeResult::Ok });
                 self.board.probe_settled(failed);
                 self.board.reopen();
                 self.board.attend_at(now);
                 None
             }
             Settled::Decided(change) => {
+                self.probed(index, if failed { ProbeResult::Failed } else { ProbeResult::Ok });
                 self.board.probe_settled(failed);
                 Some(self.note(&mut journal, index, change, now))
             }
@@ -263,10 +317,21 @@ impl<M: Member> InstanceSet<M> {
     }
 
     /// Lower median of the closed peers' failure rates; zero if none has enough calls to say.
-    fn peer_bad_rate(&self, index: usize, now: Time) -> f64 {
+    fn peer_bad_rate(&self, index: usize, kind: Bad, now: Time) -> f64 {
         let closed = self.peers(index).filter(|peer| peer.node.breaker.is_closed());
-        let totals = closed.map(|peer| peer.node.tally.totals(peer.shape, now));
-        let mut rates: Vec<f64> = totals.filter(|totals| totals.total >= 5).map(|totals| totals.bad_rate()).collect();
+        let rate = |peer: Peer<'_>| {
+            let totals = peer.node.tally.totals(peer.shape, now);
+            let rate = match kind {
+                Bad::All => totals.bad_rate(),
+                Bad::Absolute if totals.hard == 0 => 0.0,
+                Bad::Absolute => {
+                    let absolute = peer.node.tally.detail(peer.shape, now).absolute;
+                    f64::from(absolute) / f64::from(totals.total.max(1))
+                }
+            };
+            (totals.total >= 5).then_some(rate)
+        };
+        let mut rates: Vec<f64> = closed.filter_map(rate).collect();
         rates.sort_by(f64::total_cmp);
         rates.get(rates.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
     }
@@ -274,9 +339,17 @@ impl<M: Member> InstanceSet<M> {
     /// The permit comes back with nothing learnt. Needs no clock, because dropping an attempt has none.
     pub(crate) fn give_back(&self, index: usize, permit: Permit) {
         if permit.probe {
+            self.probed(index, ProbeResult::Ignored);
             self.node(index).breaker.give_back(permit);
             self.board.reopen();
             self.board.attend_at(Time(0));
+        }
+    }
+
+    pub(crate) fn probed(&self, index: usize, result: ProbeResult) {
+        let slot = &self.slots[index];
+        if slot.config.mode == Mode::Enforce {
+            slot.member.probed(result);
         }
     }
 

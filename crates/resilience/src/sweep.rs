@@ -1,7 +1,7 @@
 //! What happens without a request: once a second.
 //!
-//! Ends overrides whose time is over, re-opens circuits whose probe was lost, and releases instances that turned out to
-//! be no worse than their peers. It deliberately closes nothing else and never probes: only an answered request shows
+//! Ends overrides whose time is over, re-opens circuits whose probe was lost, opens instances that stand off from their
+//! peers (`outlier`), and releases those that turned out to be no worse. It deliberately closes nothing else and never probes: only an answered request shows
 //! that an instance works.
 
 use crate::breaker::Chance;
@@ -47,6 +47,7 @@ impl<M: Member> InstanceSet<M> {
                 changes.extend(self.transition(index, now, |node| node.breaker.release(now)));
             }
         }
+        self.open_outliers(now, &mut changes);
         if all_closed {
             self.board.reset_patience();
         }

@@ -9,11 +9,19 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::outcome::{Class, Evidence, Outcome};
 use crate::ring::{MAX_BUCKETS, Ring, Shape, delta};
 use crate::time::Time;
+use crate::window::{Detail, Marks, Window};
 
 /// A witness needs this many clean calls in a row.
 pub(crate) const CLEAN_STREAK: u32 = 20;
 /// "The last 3 s" of the rules: the current second and the two before.
 const RECENT: Shape = Shape::new(1_000_000_000, 3);
+
+/// Whether a call took longer than its policy's `slow`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Pace {
+    Fine,
+    Slow,
+}
 
 /// Calls in a window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -21,6 +29,8 @@ pub struct Totals {
     pub total: u32,
     pub hard: u32,
     pub soft: u32,
+    /// Those that were slow, clean or not. Counted only where the policy says what is slow, and zero elsewhere.
+    pub slow: u32,
 }
 
 impl Totals {
@@ -65,10 +75,8 @@ impl Run {
 }
 
 pub(crate) struct Tally {
-    window: Ring<MAX_BUCKETS>,
-    /// Connect-class failures and resets, with the window's shape.
-    absolute: Ring<MAX_BUCKETS>,
-    recent: Ring<3>,
+    window: Window<[AtomicU64; MAX_BUCKETS]>,
+    recent: Ring<[AtomicU64; 3]>,
     /// Hard failures since the last ok.
     run: AtomicU64,
     /// Timeouts since the last response byte.
@@ -83,8 +91,7 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn new() -> Tally {
         Tally {
-            window: Ring::new(),
-            absolute: Ring::new(),
+            window: Window::new(Ring::new(), Ring::new()),
             recent: Ring::new(),
             run: AtomicU64::new(0),
             silence: AtomicU64::new(0),
@@ -96,20 +103,30 @@ impl Tally {
         }
     }
 
-    pub(crate) fn record(&self, shape: Shape, outcome: Outcome, now: Time) {
+    /// A slow call that is otherwise clean counts as soft where instances are compared, and breaks no run.
+    pub(crate) fn record(&self, shape: Shape, outcome: Outcome, pace: Pace, now: Time) {
         let hard = outcome.class == Class::Hard;
-        let soft = outcome.class == Class::Soft;
-        self.window.add(shape, now, delta([true, hard, soft]));
+        let slow = pace == Pace::Slow;
+        let soft = outcome.class == Class::Soft || (slow && !hard);
+        let (absolute, shed) = (outcome.is_absolute(), outcome.evidence == Evidence::Overload);
+        self.window.add(shape, now, Marks { hard, soft, slow, absolute, shed });
         self.recent.add(RECENT, now, delta([true, hard, outcome.is_strain()]));
         if outcome.is_answer() {
             self.heard(now);
         }
-        if hard || soft {
-            self.record_failure(shape, outcome, now);
+        if slow {
+            self.clean_streak.store(0, Relaxed);
+            self.last_bad.fetch_max(now.0.max(1), Relaxed);
+        }
+        if outcome.is_failure() {
+            self.record_failure(outcome, now);
             return;
         }
         if self.run.load(Relaxed) != 0 {
             self.run.store(0, Relaxed);
+        }
+        if slow {
+            return;
         }
         if self.clean_streak.load(Relaxed) < CLEAN_STREAK {
             self.clean_streak.fetch_add(1, Relaxed);
@@ -117,15 +134,11 @@ impl Tally {
         self.last_clean.store(now.0, Relaxed);
     }
 
-    fn record_failure(&self, shape: Shape, outcome: Outcome, now: Time) {
+    fn record_failure(&self, outcome: Outcome, now: Time) {
         self.clean_streak.store(0, Relaxed);
         self.last_bad.fetch_max(now.0.max(1), Relaxed);
-        let absolute = outcome.is_absolute();
-        if absolute {
-            self.absolute.add(shape, now, delta([true, false, false]));
-        }
         if outcome.class == Class::Hard {
-            extend(&self.run, now, absolute);
+            extend(&self.run, now, outcome.is_absolute());
         }
         if matches!(outcome.evidence, Evidence::Timeout | Evidence::ConnectTimeout) {
             extend(&self.silence, now, false);
@@ -146,12 +159,11 @@ impl Tally {
     }
 
     pub(crate) fn totals(&self, shape: Shape, now: Time) -> Totals {
-        let [total, hard, soft] = self.window.sum(shape, now);
-        Totals { total, hard, soft }
+        self.window.totals(shape, now)
     }
 
-    pub(crate) fn absolute(&self, shape: Shape, now: Time) -> u32 {
-        self.absolute.sum(shape, now)[0]
+    pub(crate) fn detail(&self, shape: Shape, now: Time) -> Detail {
+        self.window.detail(shape, now)
     }
 
     pub(crate) fn recent(&self, now: Time) -> Recent {
@@ -194,7 +206,6 @@ impl Tally {
     /// A new period begins: what was counted before belongs to another one.
     pub(crate) fn clear(&self) {
         self.window.clear();
-        self.absolute.clear();
         self.recent.clear();
         self.run.store(0, Relaxed);
         self.silence.store(0, Relaxed);
@@ -204,7 +215,6 @@ impl Tally {
 
     pub(crate) fn forget(&self, shape: Shape, now: Time) {
         self.window.forget(shape, now);
-        self.absolute.forget(shape, now);
         self.recent.forget(RECENT, now);
     }
 }

@@ -9,7 +9,7 @@
 //! service stays closed. Integer arithmetic only, so that a replay decides the same everywhere.
 
 use crate::config::BreakerConfig;
-use crate::event::Reason;
+use crate::event::{Reason, TripClass};
 use crate::node::Node;
 use crate::outcome::{Class, Evidence, Outcome};
 use crate::ring::Shape;
@@ -21,7 +21,7 @@ const PEER_CALLS: u32 = 5;
 
 /// What kind of evidence opens a circuit, which says who may overrule it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Ground {
+pub enum Ground {
     /// Connect failures and resets.
     Absolute = 1,
     /// Statuses, against peers that do better.
@@ -30,6 +30,12 @@ pub(crate) enum Ground {
     Silent = 3,
     /// An operator.
     Manual = 4,
+    /// A limit on slow calls.
+    Slow = 5,
+    /// Rates of failure and timeout, against the median of the peers.
+    Outlier = 6,
+    /// The same, and all of it soft.
+    SoftOutlier = 7,
 }
 
 impl Ground {
@@ -38,13 +44,43 @@ impl Ground {
             1 => Ground::Absolute,
             2 => Ground::ByStatus,
             3 => Ground::Silent,
+            5 => Ground::Slow,
+            6 => Ground::Outlier,
+            7 => Ground::SoftOutlier,
             _ => Ground::Manual,
+        }
+    }
+
+    /// The word for people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ground::Absolute => "connections",
+            Ground::ByStatus => "status",
+            Ground::Silent => "silence",
+            Ground::Manual => "operator",
+            Ground::Slow => "slow",
+            Ground::Outlier | Ground::SoftOutlier => "outlier",
+        }
+    }
+
+    /// What an operator is told of it; `None` for what nothing but an operator did.
+    pub(crate) fn class(self) -> Option<TripClass> {
+        match self {
+            Ground::Absolute => Some(TripClass::Connection),
+            Ground::ByStatus | Ground::Outlier => Some(TripClass::Status),
+            Ground::Silent | Ground::Slow | Ground::SoftOutlier => Some(TripClass::Soft),
+            Ground::Manual => None,
         }
     }
 
     /// The instance is broken, rather than slow or held.
     pub(crate) fn is_hard(self) -> bool {
-        matches!(self, Ground::Absolute | Ground::ByStatus)
+        matches!(self.class(), Some(TripClass::Connection | TripClass::Status))
+    }
+
+    /// Slow, silent or busy: a request there has a chance.
+    pub(crate) fn is_soft(self) -> bool {
+        self.class() == Some(TripClass::Soft)
     }
 }
 
@@ -60,13 +96,21 @@ impl Suspicion {
     /// The failure rate that probes must disprove. After a run the window still holds healthy history, which would make
     /// a dead instance owe twenty probes: at least one half, then.
     pub(crate) fn rate(self) -> f64 {
-        let rate = self.totals.bad_rate();
-        if self.reason == Reason::Rate { rate } else { rate.max(0.5) }
+        let mut rate = self.totals.bad_rate();
+        if self.reason == Reason::Slow {
+            rate = rate.max(f64::from(self.totals.slow) / f64::from(self.totals.total.max(1)));
+        }
+        if self.is_of_window() { rate } else { rate.max(0.5) }
+    }
+
+    /// The window itself is the evidence, rather than a run.
+    fn is_of_window(self) -> bool {
+        matches!(self.reason, Reason::Rate | Reason::Slow | Reason::Peer)
     }
 
     /// How bad the instance looks to its peers, in percent of hard failures: a run counts as all of them.
     pub(crate) fn hard_percent(self) -> u32 {
-        if self.reason != Reason::Rate || self.totals.total == 0 {
+        if !self.is_of_window() || self.totals.total == 0 {
             return 100;
         }
         (u64::from(self.totals.hard) * 100 / u64::from(self.totals.total)) as u32
@@ -75,7 +119,7 @@ impl Suspicion {
     /// The window that peers see while the circuit is open.
     pub(crate) fn last_window(self) -> (u32, u32) {
         let total = self.totals.total;
-        if self.reason == Reason::Rate { (total, self.totals.hard) } else { (total, total) }
+        if self.is_of_window() { (total, self.totals.hard) } else { (total, total) }
     }
 }
 
@@ -127,13 +171,14 @@ impl<'a, P: Iterator<Item = Peer<'a>> + Clone> Case<'a, P> {
         }
         let hard = outcome.class == Class::Hard;
         let run = if hard { self.consecutive() } else { None };
-        run.or_else(|| self.rate()).or_else(|| self.unresponsive(outcome))
+        run.or_else(|| self.rate()).or_else(|| self.unresponsive(outcome)).or_else(|| self.slow())
     }
 
     /// A window without failures cannot open anything: the healthy path ends here, after one load.
     fn has_recent_failure(&self) -> bool {
         let last = self.node.tally.last_bad();
-        last.is_some_and(|at| self.now.since(at) <= self.config.window)
+        let by_calls = self.shape.calls().is_some();
+        last.is_some_and(|at| by_calls || self.now.since(at) <= self.config.window)
     }
 
     fn consecutive(&self) -> Option<Suspicion> {
@@ -156,10 +201,10 @@ impl<'a, P: Iterator<Item = Peer<'a>> + Clone> Case<'a, P> {
         let suspicion = self.suspicion(Reason::Rate, Ground::ByStatus);
         let Totals { total, hard, .. } = suspicion.totals;
         let reached = |failures: u32| failures * 100 >= u32::from(self.config.failure_rate) * total;
-        if total < u32::from(self.config.min_calls) || !reached(hard) {
+        if total < self.config.window_minimum() || !reached(hard) {
             return None;
         }
-        let absolute = self.node.tally.absolute(self.shape, self.now);
+        let absolute = self.node.tally.detail(self.shape, self.now).absolute;
         if absolute > 0 && reached(absolute) {
             return Some(Suspicion { ground: Ground::Absolute, ..suspicion });
         }
@@ -184,8 +229,18 @@ impl<'a, P: Iterator<Item = Peer<'a>> + Clone> Case<'a, P> {
         Some(self.suspicion(Reason::Unresponsive, Ground::Silent))
     }
 
+    fn slow(&self) -> Option<Suspicion> {
+        let limit = self.config.slow?;
+        let suspicion = self.suspicion(Reason::Slow, Ground::Slow);
+        let Totals { total, slow, .. } = suspicion.totals;
+        (total >= self.config.window_minimum() && slow * 100 >= u32::from(limit.rate) * total).then_some(suspicion)
+    }
+
     fn suspicion(&self, reason: Reason, ground: Ground) -> Suspicion {
-        let totals = self.node.tally.totals(self.shape, self.now);
+        let mut totals = self.node.tally.totals(self.shape, self.now);
+        if self.config.slow.is_some() {
+            totals.slow = self.node.tally.detail(self.shape, self.now).slow;
+        }
         Suspicion { reason, ground, totals }
     }
 

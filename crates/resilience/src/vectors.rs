@@ -1,4 +1,4 @@
-//! The project's own sequences, as data in `vectors.json`'s section `ours`: one circuit without peers, driven through
+//! The project's own sequences, section `ours` of `tests/vectors/breaker.json`: one circuit without peers, driven through
 //! the code that serves requests, but without the service's pacing of probes.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::node::{Member, Node};
 use crate::outcome::{Happening, Outcome, classify};
 use crate::time::Time;
 use crate::word::{Phase, State};
-use crate::{Attempt, InstanceSet, Slot};
+use crate::{Attempt, InstanceSet, Prober, Slot};
 
 struct Lone(Node);
 
@@ -38,7 +38,7 @@ impl Core {
     fn new() -> Core {
         let config = Arc::new(BreakerConfig { jitter_percent: 0, ..BreakerConfig::default() });
         let member = Arc::new(Lone(Node::new(7, at(0))));
-        let slot = Slot { member, config: config.clone(), weight: 1 };
+        let slot = Slot { member, config: config.clone(), weight: 1, prober: Prober::Request };
         Core { set: Arc::new(InstanceSet::new(vec![slot])), config }
     }
 

@@ -9,6 +9,7 @@ use crate::node::Member;
 use crate::set::InstanceSet;
 use crate::tally::Totals;
 use crate::time::Time;
+use crate::trigger::Ground;
 use crate::word::{Phase, State};
 
 /// One instance at one moment.
@@ -24,6 +25,8 @@ pub struct NodeView {
     pub forced: Option<Override>,
     /// Why the circuit opened; `None` while it is closed or held by an operator.
     pub reason: Option<Reason>,
+    /// What kind of evidence opened it; as `reason`.
+    pub ground: Option<Ground>,
     pub generation: u32,
     /// Openings in a row.
     pub k: u8,
@@ -36,6 +39,8 @@ pub struct NodeView {
     pub at_trip: Option<Totals>,
     /// Hard failures in a row.
     pub run: u8,
+    /// Timeouts in a row, without one response byte between them.
+    pub silence: u8,
     /// Clean probes that close the circuit if none fails.
     pub probes_needed: u8,
     pub probes_in_flight: u8,
@@ -56,6 +61,12 @@ impl<M: Member> InstanceSet<M> {
         (0..self.slots.len()).map(|index| self.inspect_one(index, now)).collect()
     }
 
+    fn window(&self, index: usize, now: Time) -> Totals {
+        let (tally, shape) = (&self.node(index).tally, self.shapes[index]);
+        let slow = self.slots[index].config.slow.map_or(0, |_| tally.detail(shape, now).slow);
+        Totals { slow, ..tally.totals(shape, now) }
+    }
+
     fn inspect_one(&self, index: usize, now: Time) -> NodeView {
         let slot = &self.slots[index];
         let node = slot.member.node();
@@ -70,12 +81,14 @@ impl<M: Member> InstanceSet<M> {
             ready: self.admits(index),
             forced: node.breaker.forced(),
             reason: trip.map(|(reason, _, _)| reason),
+            ground: node.breaker.trip_ground(),
             generation: word.generation,
             k: word.k,
             open_remaining: open.then(|| node.breaker.until().since(now)).filter(|_| node.breaker.until() != Time::FAR),
-            window: node.tally.totals(self.shapes[index], now),
+            window: self.window(index, now),
             at_trip: trip.map(|(_, totals, _)| totals),
             run: node.tally.run().count,
+            silence: node.tally.silence().count,
             probes_needed: trip.map_or(0, |(_, _, need)| need),
             probes_in_flight: word.outstanding,
             probes_ok: word.ok,

@@ -1,8 +1,8 @@
 //! The control word: everything about a breaker's state that the request path reads, in one `AtomicU64`.
 //!
-//! `phase:2 | k:6 | outstanding:8 | ok:8 | fail:8 | reserved:8 | generation:24`. Every transition is one
-//! compare-and-swap that increments the generation, so it has exactly one winner, and a permit that carries an older
-//! generation is recognised by one comparison. The reserved byte is the slow count of a later rule.
+//! `phase:2 | k:6 | outstanding:8 | ok:8 | fail:8 | slow:8 | generation:24`. Every transition is one compare-and-swap
+//! that increments the generation, so it has exactly one winner, and a permit that carries an older generation is
+//! recognised by one comparison.
 
 /// Where a circuit stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -46,11 +46,14 @@ pub(crate) struct Word {
     /// Clean and failed probes of this half-open round.
     pub(crate) ok: u8,
     pub(crate) fail: u8,
+    /// Those of them that were slow, clean or not.
+    pub(crate) slow: u8,
     pub(crate) generation: u32,
 }
 
 impl Word {
-    pub(crate) const START: Word = Word { phase: Phase::Closed, k: 0, outstanding: 0, ok: 0, fail: 0, generation: 0 };
+    pub(crate) const START: Word =
+        Word { phase: Phase::Closed, k: 0, outstanding: 0, ok: 0, fail: 0, slow: 0, generation: 0 };
 
     pub(crate) fn pack(self) -> u64 {
         (self.phase as u64) << 62
@@ -58,6 +61,7 @@ impl Word {
             | u64::from(self.outstanding) << 48
             | u64::from(self.ok) << 40
             | u64::from(self.fail) << 32
+            | u64::from(self.slow) << 24
             | u64::from(self.generation)
     }
 
@@ -73,6 +77,7 @@ impl Word {
             outstanding: (bits >> 48) as u8,
             ok: (bits >> 40) as u8,
             fail: (bits >> 32) as u8,
+            slow: (bits >> 24) as u8,
             generation: bits as u32 & (GENERATIONS - 1),
         }
     }
@@ -80,7 +85,7 @@ impl Word {
     /// The word after a transition: a new generation with no probes.
     pub(crate) fn next(self, phase: Phase, k: u8) -> Word {
         let generation = (self.generation + 1) % GENERATIONS;
-        Word { phase, k: k.min(MAX_K), outstanding: 0, ok: 0, fail: 0, generation }
+        Word { phase, k: k.min(MAX_K), outstanding: 0, ok: 0, fail: 0, slow: 0, generation }
     }
 
     pub(crate) fn probes_done(self) -> u8 {
@@ -96,7 +101,7 @@ mod tests {
     fn packing_loses_nothing() {
         for phase in [Phase::Closed, Phase::Open, Phase::HalfOpen, Phase::ForcedOpen] {
             for (k, small, generation) in [(0, 0, 0), (63, 255, GENERATIONS - 1), (17, 20, 77)] {
-                let word = Word { phase, k, outstanding: small, ok: small, fail: small, generation };
+                let word = Word { phase, k, outstanding: small, ok: small, fail: small, slow: small, generation };
                 assert_eq!(Word::unpack(word.pack()), word);
             }
         }

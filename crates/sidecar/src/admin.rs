@@ -1,12 +1,22 @@
-//! What a sidecar tells about itself. `/live /ready /metrics` to anybody who can reach the address; `/config` and
-//! `/breakers` too on the Unix socket.
+//! What a sidecar tells about itself, and what may be told to it. `/live /ready /metrics` to anybody who can reach the
+//! address; on the Unix socket, whose mode says who may speak to it, also `/config` and `/limits`, and `/breakers` to look at circuits
+//! and to hold them.
+//!
+//! It decides which page is whose. It deliberately has no authentication of its own. Refusals on the socket are JSON:
+//! what is wrong (`error`), where (`path`) and what to do (`remedy`), or what there is (`known`).
+
+mod breakers;
+mod events;
+mod overrides;
+mod owner;
+mod scopes;
 
 use crate::clock;
 use crate::mesh::Mesh;
-use crate::watch::state_word;
+use crate::snapshot::Whole;
 use fusewire_identity::SpiffeId;
-use fusewire_resilience::{Mode, NodeView};
-use fusewire_telemetry::admin::{Answer, Asked, json, not_found, text};
+use fusewire_model::health::Health;
+use fusewire_telemetry::admin::{Answer, Asked, json, metrics, not_found, text};
 use fusewire_telemetry::metrics::Direction;
 use http::{Method, StatusCode};
 use serde_json::{Value, json as value};
@@ -20,23 +30,120 @@ pub(crate) enum Reveal {
 }
 
 pub(crate) async fn answer(mesh: Arc<Mesh>, reveal: Reveal, asked: Asked) -> Answer {
+    let circuit = asked.path.strip_prefix("/breakers/").and_then(Circuit::parse).filter(|_| reveal == Reveal::All);
     if asked.method != Method::GET && asked.method != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "read-only: use GET\n");
+        return match &circuit {
+            Some(circuit) => overrides::answer(&mesh, circuit, &asked),
+            None => text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "read-only: use GET\n"),
+        };
     }
     match (asked.path.as_str(), reveal) {
         ("/live", _) => text(StatusCode::OK, "text/plain", "live\n"),
         ("/ready", _) => ready(&mesh),
-        ("/metrics", _) => {
-            text(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", mesh.metrics.encode())
-        }
+        ("/metrics", _) => metrics(&asked, mesh.metrics.encode()),
         ("/config", Reveal::All) => json(StatusCode::OK, &config(&mesh)),
-        ("/breakers", Reveal::All) => json(StatusCode::OK, &breakers(&mesh)),
-        ("/breakers/events", Reveal::All) => {
-            let after = asked.query.strip_prefix("after=").and_then(|n| n.parse().ok()).unwrap_or(0);
-            json(StatusCode::OK, &mesh.events.after(after))
-        }
+        ("/limits", Reveal::All) => json(StatusCode::OK, &crate::bounds::view::limits(&mesh)),
+        ("/breakers", Reveal::All) => json(StatusCode::OK, &breakers::all(&mesh)),
+        ("/breakers/events", Reveal::All) => events::answer(&mesh, &asked),
         (_, Reveal::Health) => not_found("/live, /ready and /metrics"),
-        (_, Reveal::All) => not_found("/live, /ready, /metrics, /config, /breakers and /breakers/events?after=SEQ"),
+        (_, Reveal::All) => match circuit {
+            Some(circuit) => breakers::explained(&mesh, &circuit),
+            None => not_found(
+                "/live, /ready, /metrics, /config, /limits, /breakers, /breakers/instance/SERVICE[/INSTANCE], \
+                 /breakers/service/SERVICE, /breakers/route/RULE and \
+                 /breakers/events?after=SEQ&follow=1",
+            ),
+        },
+    }
+}
+
+/// What a path names: `{scope}/{service}[/{instance}]`, perhaps with `/override` after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Circuit {
+    scope: Scope,
+    service: String,
+    /// `None`: all of the service's.
+    instance: Option<String>,
+    part: Part,
+}
+
+/// Which kind of circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// One instance's, among its peers.
+    Instance,
+    /// Of a service or a rule of a route, which `service` then names.
+    Whole(Whole),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Override,
+}
+
+impl Circuit {
+    /// Names are percent-decoded: an instance may be called `10.0.0.7:80` or `a/b`.
+    fn parse(path: &str) -> Option<Self> {
+        let mut segments: Vec<&str> = path.split('/').collect();
+        let part = if segments.len() > 2 && segments.last() == Some(&"override") {
+            segments.pop();
+            Part::Override
+        } else {
+            Part::Whole
+        };
+        let (scope, service, instance) = match segments[..] {
+            [WORD, service] => (Scope::Instance, decoded(service)?, None),
+            [WORD, service, instance] => (Scope::Instance, decoded(service)?, Some(decoded(instance)?)),
+            ["service", service] => (Scope::Whole(Whole::Service), decoded(service)?, None),
+            ["route", rule] => (Scope::Whole(Whole::Route), decoded(rule)?, None),
+            _ => return None,
+        };
+        Some(Self { scope, service, instance, part })
+    }
+}
+
+const WORD: &str = crate::watch::INSTANCE;
+
+/// RFC 3986, 2.1. `None` for what is not percent-encoded UTF-8, or empty.
+fn decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |b: u8| char::from(b).to_digit(16);
+                u8::try_from(digit(rest.next()?)? * 16 + digit(rest.next()?)?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok().filter(|name| !name.is_empty())
+}
+
+/// What is wrong with a request, where in it, and what to do.
+struct Refusal<'a> {
+    status: StatusCode,
+    path: &'a str,
+    error: String,
+    remedy: &'a str,
+}
+
+fn refused(refusal: &Refusal<'_>) -> Answer {
+    let Refusal { status, path, error, remedy } = refusal;
+    let error = if path.is_empty() { error.clone() } else { format!("{path}: {error}") };
+    json(*status, &value!({ "error": error, "path": path, "remedy": remedy }))
+}
+
+/// A name that nothing has, and what there is.
+struct Unknown {
+    error: String,
+    known: Vec<String>,
+}
+
+impl Unknown {
+    fn answer(&self) -> Answer {
+        json(StatusCode::NOT_FOUND, &value!({ "error": self.error, "known": self.known }))
     }
 }
 
@@ -80,7 +187,9 @@ fn config(mesh: &Mesh) -> Value {
             let instances: Vec<Value> = u
                 .set
                 .members()
-                .map(|i| {
+                .map(|i| (i, u.all_down))
+                .chain(u.resting.iter().map(|i| (i, true)))
+                .map(|(i, down)| {
                     let sidecar = i.key.sidecar.as_ref();
                     value!({
                         "id": i.key.id,
@@ -88,6 +197,7 @@ fn config(mesh: &Mesh) -> Value {
                         "sidecar": sidecar.map(|s| s.inbound.to_string()),
                         "identity": sidecar.map(|s| s.identity.to_string()),
                         "connections": i.connections(),
+                        "health": down.then_some(Health::Down.as_str()),
                     })
                 })
                 .collect();
@@ -99,6 +209,7 @@ fn config(mesh: &Mesh) -> Value {
             })
         })
         .collect();
+    let health = mesh.health.now();
     let inbound = snapshot.inbound.as_ref().map(|ports| {
         let ports: Vec<Value> = ports
             .iter()
@@ -107,7 +218,12 @@ fn config(mesh: &Mesh) -> Value {
                     fusewire_model::service::Allow::Mesh => value!("mesh"),
                     fusewire_model::service::Allow::Only(ids) => ids.iter().map(SpiffeId::as_str).collect(),
                 };
-                value!({ "port": port, "service": p.upstream.name.as_str(), "allow": allow })
+                let verdict = health.get(port);
+                value!({
+                    "port": port, "service": p.upstream.name.as_str(), "allow": allow, "instance": p.instance,
+                    "health": verdict.map_or(Health::Unchecked, |v| v.health).as_str(),
+                    "health_detail": verdict.map(|v| v.detail.as_str()),
+                })
             })
             .collect();
         ports
@@ -117,7 +233,7 @@ fn config(mesh: &Mesh) -> Value {
         "instance": mesh.settings.instance,
         "program": env!("CARGO_PKG_VERSION"),
         "version": snapshot.version,
-        "control": mesh.settings.control,
+        "control": Some(mesh.settings.control.join(", ")).filter(|all| !all.is_empty()),
         "connected": mesh.metrics.config_connected.get() == 1,
         "identity": identity,
         "draining": mesh.inbound_drain.has_begun(),
@@ -128,54 +244,32 @@ fn config(mesh: &Mesh) -> Value {
     })
 }
 
-fn breakers(mesh: &Mesh) -> Value {
-    let snapshot = mesh.snapshot.load();
-    let now = mesh.clock.now();
-    let mut all: Vec<Value> = Vec::new();
-    for (direction, upstream) in &snapshot.upstreams {
-        if *direction != Direction::Outbound {
-            continue;
-        }
-        for (member, view) in upstream.set.members().zip(upstream.set.inspect(now)) {
-            all.push(breaker(upstream.name.as_str(), &member.key.id, &member.key.address.to_string(), &view));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_circuit_with_whatever_names_there_are() {
+        let circuit = |service: &str, instance: Option<&str>, part| {
+            let instance = instance.map(str::to_owned);
+            Some(Circuit { scope: Scope::Instance, service: service.into(), instance, part })
+        };
+        assert_eq!(Circuit::parse("instance/shop"), circuit("shop", None, Part::Whole));
+        assert_eq!(Circuit::parse("instance/shop/10.0.0.7:80"), circuit("shop", Some("10.0.0.7:80"), Part::Whole));
+        assert_eq!(Circuit::parse("instance/shop/a%2fb/override"), circuit("shop", Some("a/b"), Part::Override));
+        assert_eq!(Circuit::parse("instance/shop/override"), circuit("shop", None, Part::Override));
+        for nothing in [
+            "",
+            "instance",
+            "instance/",
+            "instance//x",
+            "gateway/shop",
+            "instance/shop/a/b",
+            "instance/a%2",
+            "instance/%zz",
+            "instance/%ff",
+        ] {
+            assert_eq!(Circuit::parse(nothing), None, "{nothing}");
         }
     }
-    all.sort_by_key(|b| (b["service"].to_string(), b["instance"].to_string()));
-    value!({ "breakers": all })
-}
-
-fn breaker(service: &str, instance: &str, address: &str, v: &NodeView) -> Value {
-    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    let totals = |t: fusewire_resilience::Totals| value!({ "total": t.total, "hard": t.hard, "soft": t.soft });
-    let mode = match v.mode {
-        Mode::Enforce => "enforce",
-        Mode::Observe => "observe",
-        Mode::Disabled => "disabled",
-    };
-    value!({
-        "scope": "instance",
-        "service": service,
-        "instance": instance,
-        "address": address,
-        "circuit": state_word(v.state),
-        "mode": mode,
-        "reason": v.reason.map(|r| r.as_str()),
-        "open_remaining_ms": v.open_remaining.map(millis),
-        "openings_in_a_row": v.k,
-        "generation": v.generation,
-        "window": totals(v.window),
-        "at_trip": v.at_trip.map(totals),
-        "failures_in_a_row": v.run,
-        "probes": { "needed": v.probes_needed, "in_flight": v.probes_in_flight, "ok": v.probes_ok, "failed": v.probes_failed },
-        "override": v.forced.as_ref().map(|o| value!({
-            "to": match o.forced { fusewire_resilience::Forced::Open => "open", fusewire_resilience::Forced::Closed => "closed" },
-            "owner": o.owner, "reason": o.reason,
-        })),
-        "latency_us": v.ewma.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
-        "in_flight": v.inflight,
-        "weight": v.weight,
-        "slow_start": v.ramp,
-        "stale_results": v.stale_results,
-        "would_reject": v.would_reject,
-    })
 }

@@ -4,24 +4,35 @@
 //! threads; configuration, identity, admin and watching on this one, so that none of them delays a request.
 
 use crate::admin::{self, Reveal};
+use crate::carried::Carried;
 use crate::clock::Clock;
 use crate::config::{self, Control, Source};
+use crate::controls::Controls;
+use crate::doors::Doors;
 use crate::drain::Drain;
+use crate::events::Events;
+use crate::export;
+use crate::health;
+use crate::http::{stale, trace};
 use crate::listener::{self, Outbound};
 use crate::mesh::{Mesh, Worker};
+use crate::probe;
+use crate::registration;
 use crate::snapshot::Snapshot;
-use crate::trust;
-use crate::watch::{self, Events};
+use crate::trust::{self, Belief};
+use crate::watch;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use fusewire_model::World;
 use fusewire_model::node::{AccessLog as LogSetting, SidecarSettings};
 use fusewire_telemetry::access_log::{AccessLog, Format};
 use fusewire_telemetry::admin as endpoint;
 use fusewire_telemetry::metrics::{Direction, Metrics};
+use fusewire_telemetry::trace::sink::Spans;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -35,6 +46,8 @@ pub enum SidecarError {
     DataDir { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Identity(String),
+    #[error("sidecar.data_dir: the instance's id cannot be kept: {0}")]
+    InstanceId(io::Error),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
@@ -64,33 +77,52 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), SidecarError> {
     prepare_data_dir(&mut settings)?;
+    registration::settle_id(&mut settings).map_err(SidecarError::InstanceId)?;
     let sockets = bind(&settings).await?;
     let identity = trust::at_boot(&settings).map_err(|e| SidecarError::Identity(e.to_string()))?;
-    let (mesh, desk) = mesh(settings)?;
+    let (mesh, desk, spans) = mesh(settings)?;
     if let Some(identity) = identity {
         trust::install(&mesh, identity).map_err(|e| SidecarError::Identity(e.to_string()))?;
     }
-    bound(addresses(&sockets));
-    let workers = start_workers(&mesh, &sockets)?;
-    let source = match &mesh.settings.control {
-        Some(address) => {
+    let addresses = addresses(&sockets);
+    let inbound_at = addresses.inbound;
+    bound(addresses);
+    if let Some(files) = mesh.settings.identity.clone() {
+        tokio::spawn(trust::follow_files(mesh.clone(), files));
+    }
+    let controls = Controls::new(&mesh.settings.control);
+    let source = match &controls {
+        Some(controls) => {
             if mesh.settings.identity.is_none() {
-                tokio::spawn(trust::keep_current(mesh.clone(), address.clone()));
+                tokio::spawn(trust::keep_current(mesh.clone(), controls.clone()));
             }
             let data_dir = mesh.settings.data_dir.clone();
-            Source::Control(Box::new(Control { address: address.clone(), data_dir }))
+            Source::Control(Box::new(Control { controls: controls.clone(), data_dir }))
         }
         None => Source::Local(Box::new(world)),
     };
-    tokio::spawn(config::run(mesh.clone(), source, desk));
+    config::start(mesh.clone(), source, desk);
+    let workers = start_workers(&mesh, &sockets)?;
+    let exporting = spans.and_then(|spans| export::start(&mesh, controls.as_ref(), spans));
+    let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at));
     tokio::spawn(watch::run(mesh.clone()));
+    tokio::spawn(health::run(mesh.clone()));
     let Sockets { outbound, inbound, admin, unix } = sockets;
     drop((outbound, inbound)); // the workers hold their own handles: a drain must be able to close the last
     let served = serve_admin(&mesh, admin, unix);
     stop.await;
+    if let Some(registration) = &mut registration {
+        // callers turn elsewhere before we turn them away
+        mesh.leaving.store(true, Ordering::Relaxed);
+        registration.leave().await;
+    }
     drain(&mesh).await;
+    mesh.events.end().await;
     drop(served); // with the socket's file
     drop(workers);
+    if let Some(exporting) = exporting {
+        exporting.stop().await;
+    }
     if let Some(log) = &mesh.access_log {
         log.flush();
     }
@@ -115,7 +147,8 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
     };
     let mut outbound = Vec::new();
     for o in &settings.outbound {
-        let to = Outbound { service: o.service.clone(), protocol: o.protocol };
+        let doors = Doors::new(settings.limits.connections);
+        let to = Outbound { service: o.service.clone(), protocol: o.protocol, doors };
         outbound.push((listen("outbound", o.listen)?, to));
     }
     let inbound = settings.inbound.as_ref().map(|i| listen("inbound", i.listen)).transpose()?;
@@ -142,7 +175,7 @@ fn addresses(sockets: &Sockets) -> Bound {
     }
 }
 
-fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk), SidecarError> {
+fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Spans>), SidecarError> {
     let metrics = Metrics::new();
     let dropped = metrics.access_log_dropped.clone();
     let log = |format, errors_only| {
@@ -156,20 +189,29 @@ fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk), SidecarE
     };
     let (directory, desk) = config::directory(settings.discovery_timeout);
     let unrouted = [Direction::Inbound, Direction::Outbound].map(|d| metrics.service(d, ""));
+    let own_state = trace::own_state(&settings.workload);
+    let (sink, spans) = export::sink(&settings, &metrics).unzip();
     let mesh = Arc::new(Mesh {
         settings,
         clock: Clock::start(),
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         directory,
         tls: ArcSwapOption::empty(),
+        belief: Belief::default(),
         metrics,
         unrouted,
         access_log,
-        events: Events::default(),
+        sink,
+        carried: Carried::default(),
+        own_state,
+        stale: stale::Cache::default(),
+        events: Arc::new(Events::default()),
+        health: health::Board::default(),
+        leaving: AtomicBool::new(false),
         inbound_drain: Drain::default(),
         outbound_drain: Drain::default(),
     });
-    Ok((mesh, desk))
+    Ok((mesh, desk, spans))
 }
 
 /// Ends the workers when dropped: their runtimes stop with what is left on them.
@@ -186,6 +228,7 @@ impl Drop for Workers {
 
 fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, SidecarError> {
     let mut workers = Workers(Vec::new());
+    let inbound_doors = Doors::new(mesh.settings.limits.connections);
     for index in 0..mesh.settings.workers {
         let worker = Arc::new(Worker::new(mesh.clone(), index));
         let mut outbound = Vec::new();
@@ -193,18 +236,22 @@ fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, Sidecar
             outbound.push((listener.try_clone().map_err(SidecarError::Thread)?, to.clone()));
         }
         let inbound = sockets.inbound.as_ref().map(TcpListener::try_clone).transpose().map_err(SidecarError::Thread)?;
+        let inbound_doors = inbound_doors.clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SidecarError::Thread)?;
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             runtime.block_on(async move {
+                if index == 0 {
+                    tokio::spawn(probe::run(worker.clone()));
+                }
                 for (listener, to) in outbound {
                     if let Ok(l) = tokio::net::TcpListener::from_std(listener) {
                         tokio::spawn(listener::outbound(worker.clone(), l, to));
                     }
                 }
                 if let Some(Ok(l)) = inbound.map(tokio::net::TcpListener::from_std) {
-                    tokio::spawn(listener::inbound(worker.clone(), l));
+                    tokio::spawn(listener::inbound(worker.clone(), l, inbound_doors));
                 }
                 let _ = stopped.await;
             });

@@ -1,5 +1,6 @@
 //! Leaving without breaking anything: no new connections, running exchanges to their end, all within a deadline.
 
+use crate::doors::Place;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -11,11 +12,14 @@ pub(crate) struct Drain {
 }
 
 /// Held for as long as a connection lives.
-pub(crate) struct Guard(watch::Sender<usize>);
+pub(crate) struct Guard {
+    open: watch::Sender<usize>,
+    _place: Place,
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.send_modify(|n| *n -= 1);
+        self.open.send_modify(|n| *n -= 1);
     }
 }
 
@@ -36,9 +40,9 @@ impl Drain {
     pub(crate) async fn begun(&self) {
         let _ = self.begun.subscribe().wait_for(|b| *b).await;
     }
-    pub(crate) fn guard(&self) -> Guard {
+    pub(crate) fn guard(&self, place: Place) -> Guard {
         self.open.send_modify(|n| *n += 1);
-        Guard(self.open.clone())
+        Guard { open: self.open.clone(), _place: place }
     }
     pub(crate) fn open(&self) -> usize {
         *self.open.borrow()

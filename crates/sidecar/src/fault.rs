@@ -3,11 +3,24 @@
 //! Which reason does the caller get? Whose blame is it? Was the request provably unsent? All three are matched without
 //! `_`: a new fault does not compile until someone has answered them.
 
+use crate::bounds::Over;
+use fusewire_model::ServiceName;
 use fusewire_resilience::{Happening, Outcome, classify};
 use fusewire_telemetry::Reason;
-use fusewire_telemetry::metrics::Direction;
+use fusewire_telemetry::metrics::{Direction, Limit};
 use std::borrow::Cow;
 use std::time::Duration;
+
+/// Whose circuit is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Of every instance, so many.
+    Instances(usize),
+    Service,
+    Route,
+    /// It has closed a moment ago, and lets more in by and by.
+    Ramp,
+}
 
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
@@ -18,9 +31,20 @@ pub(crate) enum Fault {
     BadRequest(Cow<'static, str>),
     /// The request's fields add up to more than any sidecar carries.
     TooLarge,
+    UriTooLong,
+    /// `Expect` says something else than `100-continue`.
+    Expectation,
+    /// The caller's request did not come in time.
+    CallerSlow(&'static str),
     NoInstance,
     CircuitOpen {
+        scope: Scope,
+        service: ServiceName,
         retry_after: Duration,
+    },
+    /// The service refuses what it gets because of load, so it gets less; the probability of it, 0..0.9.
+    Throttled {
+        probability: f64,
     },
     /// Every instance was tried and refused the request before it was sent.
     AllTried,
@@ -28,8 +52,17 @@ pub(crate) enum Fault {
     ConnectTimeout,
     /// The instance has no identity, and the policy does not allow to speak in clear.
     PlainDenied,
+    /// The instance's identity is shut out.
+    PeerDenied,
+    /// An inbound sidecar has just started and does not know yet whom to let in.
+    Untold,
     /// The peer's sidecar is at its limit and has not processed the request.
     PeerOverloaded,
+    /// Requests queue inside our application, which is not given this one.
+    Shed(&'static str),
+    /// A bound of the service was reached here, before any instance was asked.
+    Full(Limit),
+    RateLimited(Box<Over>),
     /// The inbound sidecar's own application refused the connection.
     AppUnreachable,
     /// The peer's certificate is not to be trusted.
@@ -49,8 +82,14 @@ pub(crate) enum Fault {
     },
     /// The answer's fields add up to more than any sidecar carries.
     AnswerTooLarge,
+    /// The answer could be read in more than one way, or is none.
+    BadAnswer(&'static str),
     ResponseTimeout,
+    /// No response headers within `retry.per_try_timeout`.
+    TryTimeout,
     IdleTimeout,
+    /// The caller's deadline was over before the request could be sent.
+    DeadlineExceeded,
     /// The caller's side broke while its body was being read.
     CallerGone,
     Draining,
@@ -60,9 +99,12 @@ impl Fault {
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Fault::NoRoute => Reason::NoRoute,
-            Fault::Denied(_) | Fault::PlainDenied => Reason::Denied,
+            Fault::Denied(_) | Fault::PlainDenied | Fault::PeerDenied | Fault::Untold => Reason::Denied,
             Fault::BadRequest(_) => Reason::BadRequest,
             Fault::TooLarge => Reason::HeaderTooLarge,
+            Fault::UriTooLong => Reason::UriTooLong,
+            Fault::Expectation => Reason::ExpectationFailed,
+            Fault::CallerSlow(_) => Reason::RequestTimeout,
             // not 404: the name may well exist, and the caller may try again
             Fault::NoInstance | Fault::DiscoveryTimeout => Reason::NoInstance,
             Fault::CircuitOpen { .. } => Reason::CircuitOpen,
@@ -71,9 +113,11 @@ impl Fault {
             Fault::AppUnreachable => Reason::AppUnreachable,
             Fault::PeerRefused(_) | Fault::OwnIdentity(_) => Reason::TlsFailed,
             Fault::WrongIdentity { .. } => Reason::WrongIdentity,
-            Fault::PeerOverloaded => Reason::Overloaded,
-            Fault::Unsent | Fault::Reset { .. } | Fault::AnswerTooLarge => Reason::Reset,
-            Fault::ResponseTimeout | Fault::IdleTimeout => Reason::ResponseTimeout,
+            Fault::PeerOverloaded | Fault::Throttled { .. } | Fault::Shed(_) | Fault::Full(_) => Reason::Overloaded,
+            Fault::RateLimited(_) => Reason::RateLimited,
+            Fault::Unsent | Fault::Reset { .. } | Fault::AnswerTooLarge | Fault::BadAnswer(_) => Reason::Reset,
+            Fault::ResponseTimeout | Fault::TryTimeout | Fault::IdleTimeout => Reason::ResponseTimeout,
+            Fault::DeadlineExceeded => Reason::DeadlineExceeded,
             Fault::CallerGone => Reason::ClientGone,
             Fault::Draining => Reason::Draining,
         }
@@ -83,36 +127,57 @@ impl Fault {
     pub(crate) fn seen_from(self, direction: Direction) -> Self {
         match self {
             Fault::ConnectFailed(_) if direction == Direction::Inbound => Fault::AppUnreachable,
+            // somebody listens and takes no more: it is busy, not dead
+            Fault::ConnectTimeout if direction == Direction::Inbound => {
+                Fault::Shed("the application takes no more connections")
+            }
             fault => fault,
         }
     }
 
     /// What the instance's breaker is told. Faults that are not the instance's are ignored there.
     pub(crate) fn blame(&self) -> Outcome {
-        classify(match self {
+        classify(self.happening())
+    }
+
+    /// What happened to the attempt: whose blame it is, and whether another may mend it.
+    pub(crate) fn happening(&self) -> Happening {
+        match self {
             Fault::NoRoute
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
             | Fault::TooLarge
+            | Fault::UriTooLong
+            | Fault::Expectation
+            | Fault::CallerSlow(_)
             | Fault::NoInstance
             | Fault::CircuitOpen { .. }
+            | Fault::Throttled { .. }
             | Fault::AllTried
             | Fault::PlainDenied
+            | Fault::PeerDenied
             | Fault::CallerGone
+            | Fault::Shed(_)
+            | Fault::Full(_)
+            | Fault::RateLimited(_)
+            | Fault::DeadlineExceeded
             | Fault::Draining => Happening::Local,
             Fault::PeerOverloaded => Happening::Overloaded,
             Fault::ConnectFailed(_) => Happening::ConnectRefused,
-            Fault::AppUnreachable => Happening::AppUnreachable,
+            // nobody is let in: to its callers as if nothing listened
+            Fault::AppUnreachable | Fault::Untold => Happening::AppUnreachable,
             Fault::ConnectTimeout => Happening::ConnectTimeout,
             Fault::PeerRefused(_) | Fault::WrongIdentity { .. } => Happening::TlsFailed,
             Fault::OwnIdentity(_) => Happening::OwnIdentityRefused,
             Fault::Unsent => Happening::Unsent,
             Fault::Reset { begun: true, .. } => Happening::Truncated,
             Fault::Reset { reused: true, begun: false } => Happening::ResetReused,
-            Fault::Reset { reused: false, begun: false } | Fault::AnswerTooLarge => Happening::Reset,
-            Fault::ResponseTimeout | Fault::IdleTimeout => Happening::Timeout,
-        })
+            Fault::Reset { reused: false, begun: false } | Fault::AnswerTooLarge | Fault::BadAnswer(_) => {
+                Happening::Reset
+            }
+            Fault::ResponseTimeout | Fault::TryTimeout | Fault::IdleTimeout => Happening::Timeout,
+        }
     }
 
     /// Whether it is certain that no application saw any of the request, so that sending it elsewhere duplicates nothing.
@@ -124,7 +189,10 @@ impl Fault {
             | Fault::PeerRefused(_)
             | Fault::WrongIdentity { .. }
             | Fault::PlainDenied
+            | Fault::PeerDenied
+            | Fault::Untold
             | Fault::PeerOverloaded
+            | Fault::Shed(_)
             | Fault::Unsent => true,
             // true, but no instance could do better
             Fault::OwnIdentity(_)
@@ -133,18 +201,49 @@ impl Fault {
             | Fault::Denied(_)
             | Fault::BadRequest(_)
             | Fault::TooLarge
+            | Fault::UriTooLong
+            | Fault::Expectation
+            | Fault::CallerSlow(_)
             | Fault::NoInstance
             | Fault::CircuitOpen { .. }
+            | Fault::Throttled { .. }
             | Fault::AllTried
             | Fault::CallerGone
+            | Fault::Full(_)
+            | Fault::RateLimited(_)
+            | Fault::DeadlineExceeded
             | Fault::Draining => false,
-            Fault::Reset { .. } | Fault::AnswerTooLarge | Fault::ResponseTimeout | Fault::IdleTimeout => false,
+            Fault::Reset { .. }
+            | Fault::AnswerTooLarge
+            | Fault::BadAnswer(_)
+            | Fault::ResponseTimeout
+            | Fault::TryTimeout
+            | Fault::IdleTimeout => false,
         }
     }
 
     /// Whether it was the connection that ended, as kept ones do, rather than the instance that failed.
     pub(crate) fn stale(&self) -> bool {
         matches!(self, Fault::Unsent | Fault::Reset { reused: true, begun: false })
+    }
+
+    /// The limit of ours that was in the way.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        match self {
+            Fault::Full(limit) => Some(*limit),
+            Fault::Shed(_) => Some(Limit::Concurrency),
+            Fault::RateLimited(_) => Some(Limit::Rate),
+            _ => None,
+        }
+    }
+
+    /// When another try makes sense, where that is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Fault::CircuitOpen { retry_after, .. } => Some(*retry_after).filter(|after| !after.is_zero()),
+            Fault::RateLimited(over) => Some(over.retry_after),
+            _ => None,
+        }
     }
 
     /// One clause for `fusewire-detail` and the access log: what an operator would ask next.
@@ -155,20 +254,50 @@ impl Fault {
                 "the control plane did not answer in time and nothing is held for this authority".into()
             }
             Fault::Denied(why) | Fault::BadRequest(why) => why.clone(),
-            Fault::TooLarge => "the request's fields are larger than 64 KiB".into(),
+            Fault::TooLarge => {
+                "the request's fields are more or larger than limits.header_count and header_bytes".into()
+            }
+            Fault::UriTooLong => "the request's target is longer than limits.target_bytes".into(),
+            Fault::Expectation => "the one expectation that can be met is 100-continue".into(),
+            Fault::CallerSlow(why) | Fault::BadAnswer(why) => (*why).into(),
             Fault::AnswerTooLarge => "the answer's fields are larger than 64 KiB".into(),
             Fault::NoInstance => "the service has no instances".into(),
-            Fault::CircuitOpen { .. } => "scope=instance: every instance's circuit is open".into(),
+            Fault::CircuitOpen { scope, service, .. } => match scope {
+                Scope::Instances(1) => {
+                    format!("scope=instance service={service}: the circuit of its only instance is open").into()
+                }
+                Scope::Instances(all) => {
+                    format!("scope=instance service={service}: the circuits of all {all} instances are open").into()
+                }
+                Scope::Service => format!("scope=service service={service}: its circuit is open").into(),
+                Scope::Route => {
+                    format!("scope=route service={service}: the circuit of the route's rule is open").into()
+                }
+                Scope::Ramp => {
+                    format!("scope=service service={service}: its circuit has just closed, and lets more in by and by")
+                        .into()
+                }
+            },
+            Fault::Throttled { probability } => {
+                format!("scope=service: it refuses, so {:.0} % are not sent", probability * 100.0).into()
+            }
             Fault::AllTried => "every instance was tried".into(),
             Fault::PlainDenied => "the instance has no identity, and the policy does not say `plain: allow`".into(),
+            Fault::PeerDenied => "the instance's identity is denied".into(),
+            Fault::Untold => "the instance's sidecar has not been told yet whom to let in".into(),
             Fault::PeerOverloaded => "the instance's sidecar is at its limit".into(),
+            Fault::Shed(why) => (*why).into(),
+            Fault::Full(limit) => format!("limit.{}: all are taken", limit.word()).into(),
+            Fault::RateLimited(over) => over.detail.clone().into(),
             Fault::ConnectFailed(kind) => format!("connect: {kind}").into(),
             Fault::AppUnreachable => "the application does not accept connections".into(),
             Fault::PeerRefused(why) | Fault::OwnIdentity(why) => why.clone().into(),
             Fault::WrongIdentity { expected, got } => format!("expected {expected}, got {got}").into(),
             Fault::Reset { begun: true, .. } => "the connection broke within the response".into(),
             Fault::Reset { .. } => "the connection broke before the response".into(),
-            Fault::ResponseTimeout => "no response headers within timeout.request".into(),
+            Fault::ResponseTimeout => "no response headers within timeout.request, or the caller's deadline".into(),
+            Fault::TryTimeout => "no response headers within retry.per_try_timeout".into(),
+            Fault::DeadlineExceeded => "the caller's deadline is over".into(),
             Fault::IdleTimeout => "no byte within timeout.idle".into(),
             Fault::ConnectTimeout => "no connection within timeout.connect".into(),
             Fault::Unsent | Fault::CallerGone | Fault::Draining => return None,

@@ -9,17 +9,33 @@
 
 mod admin;
 mod boot;
+mod bounds;
+mod carried;
 mod clock;
 mod config;
+mod controls;
+mod doors;
+mod doubt;
 mod drain;
+pub mod enrol;
+mod events;
+mod export;
 mod fault;
+#[doc(hidden)]
+pub mod fuzzing;
+mod health;
 mod http;
 mod listener;
 mod mesh;
+mod probe;
+mod registration;
 mod snapshot;
 mod tcp;
 mod trust;
 mod upstream;
 mod watch;
+mod work;
 
 pub use boot::{Bound, SidecarError, run};
+pub use controls::Controls;
+pub use registration::{Credentials, Registrar, Report};

@@ -3,26 +3,30 @@
 //! Every worker accepts from the same listening sockets. What cannot be accepted now is tried again; what does not
 //! prove itself is refused with a counted and logged reason.
 
+use crate::doors::Doors;
 use crate::drain::{Drain, SharedGuard};
 use crate::http::reply;
 use crate::http::serve::{Connection, Http, serve};
 use crate::mesh::{Mesh, Worker};
 use crate::tcp;
-use fusewire_identity::{ALPN_WIRE, Refusal, expect_alpn, peer_id, refusal};
+use fusewire_identity::{ALPN_WIRE, Refusal, expect_alpn, peer_id, peer_not_after, refusal};
 use fusewire_model::ServiceName;
 use fusewire_model::service::Protocol;
 use fusewire_net::{Detected, detect};
-use fusewire_telemetry::metrics::Direction;
+use fusewire_telemetry::Reason;
+use fusewire_telemetry::metrics::{Direction, Ended};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long a new connection may take to say what it speaks, and then to prove itself.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a caller may take to read that there is no room for it.
+const REFUSAL: Duration = Duration::from_secs(2);
 /// After an accept that failed (out of descriptors): time for some to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -31,10 +35,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Outbound {
     pub(crate) service: Option<ServiceName>,
     pub(crate) protocol: Protocol,
+    pub(crate) doors: Arc<Doors>,
 }
 
-/// Calls `taken` for every connection until the drain begins; then the socket is closed.
-async fn accept(listener: TcpListener, drain: &Drain, mut taken: impl FnMut(TcpStream, SocketAddr, SharedGuard)) {
+/// Calls `taken` for every connection, and `full` for those past the limit, until the drain begins; then the socket is
+/// closed.
+async fn accept(
+    listener: TcpListener,
+    doors: &Arc<Doors>,
+    drain: &Drain,
+    mut taken: impl FnMut(TcpStream, SocketAddr, SharedGuard),
+    mut full: impl FnMut(TcpStream),
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -44,7 +56,10 @@ async fn accept(listener: TcpListener, drain: &Drain, mut taken: impl FnMut(TcpS
         match accepted {
             Ok((stream, peer)) => {
                 fusewire_net::tune(&stream);
-                taken(stream, peer, Arc::new(drain.guard()));
+                match doors.enter() {
+                    Some(place) => taken(stream, peer, Arc::new(drain.guard(place))),
+                    None => full(stream),
+                }
             }
             Err(e) => {
                 tracing::warn!("a connection could not be accepted: {e}");
@@ -56,19 +71,45 @@ async fn accept(listener: TcpListener, drain: &Drain, mut taken: impl FnMut(TcpS
 
 pub(crate) async fn outbound(worker: Arc<Worker>, listener: TcpListener, to: Outbound) {
     let mesh = worker.mesh.clone();
-    accept(listener, &mesh.outbound_drain, |stream, _, guard| {
+    let is_http = to.protocol != Protocol::Opaque;
+    let doors = to.doors.clone();
+    let taken = |stream, peer: SocketAddr, guard| {
         let (worker, to) = (worker.clone(), to.clone());
         tokio::spawn(async move {
-            match (to.protocol, to.service) {
-                (Protocol::Opaque, Some(service)) => tcp::outbound(&worker, stream, service, guard).await,
-                (_, fixed) => http(worker, stream, fixed, guard).await,
+            match (to.protocol, &to.service) {
+                (Protocol::Opaque, Some(service)) => tcp::outbound(&worker, stream, service.clone(), guard).await,
+                _ => http(worker, stream, peer, to, guard).await,
             }
         });
-    })
-    .await;
+    };
+    let full = |stream| {
+        let unrouted = mesh.unrouted(Direction::Outbound);
+        unrouted.reason(Reason::Overloaded);
+        if let Some(refusing) = doors.refuse().filter(|_| is_http) {
+            let status = Some(Reason::Overloaded.status_code());
+            unrouted.requests.ended(&Ended { took: Duration::ZERO, status, grpc_status: None, trace_id: None });
+            tokio::spawn(async move {
+                say_full(stream).await;
+                drop(refusing);
+            });
+        }
+    };
+    accept(listener, &doors, &mesh.outbound_drain, taken, full).await;
 }
 
-async fn http(worker: Arc<Worker>, stream: TcpStream, fixed: Option<ServiceName>, guard: SharedGuard) {
+/// The refusal, and a moment for the caller to read it: a close with its request unread would be a reset.
+async fn say_full(mut stream: TcpStream) {
+    let said = async {
+        stream.write_all(reply::FULL).await?;
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(REFUSAL, said).await;
+}
+
+async fn http(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, to: Outbound, guard: SharedGuard) {
     let drain = worker.mesh.outbound_drain.clone();
     let detected = tokio::select! {
         biased; // bytes that are there are a request to be answered
@@ -86,37 +127,59 @@ async fn http(worker: Arc<Worker>, stream: TcpStream, fixed: Option<ServiceName>
     serve(
         io,
         http,
-        Arc::new(Connection { worker: worker.clone(), direction: Direction::Outbound, peer: None, fixed, guard }),
+        Arc::new(Connection {
+            worker: worker.clone(),
+            direction: Direction::Outbound,
+            peer: None,
+            fixed: to.service,
+            guard,
+            until: None,
+            denied: AtomicBool::new(false),
+            caller: Some(peer.ip()),
+            doors: to.doors,
+        }),
     )
     .await;
 }
 
-pub(crate) async fn inbound(worker: Arc<Worker>, listener: TcpListener) {
+pub(crate) async fn inbound(worker: Arc<Worker>, listener: TcpListener, doors: Arc<Doors>) {
     let mesh = worker.mesh.clone();
-    accept(listener, &mesh.inbound_drain, |stream, peer, guard| {
-        let worker = worker.clone();
+    let taken = |stream, peer, guard| {
+        let (worker, doors) = (worker.clone(), doors.clone());
         tokio::spawn(async move {
             let proven = tokio::select! {
                 biased;
                 proven = tokio::time::timeout(HANDSHAKE, prove(&worker.mesh, stream)) => proven,
                 () = worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
             };
-            let (io, id) = match proven {
+            let (io, id, until) = match proven {
                 Ok(Ok(proven)) => proven,
                 Ok(Err(Some(refusal))) => return refused(&worker.mesh, peer, &refusal),
                 Ok(Err(None)) | Err(_) => return, // it went away, or said nothing
             };
             let _open = Counted::new(&worker.mesh);
             let peer = Some(Arc::new(id));
-            let connection =
-                Connection { worker: worker.clone(), direction: Direction::Inbound, peer, fixed: None, guard };
+            let connection = Connection {
+                worker: worker.clone(),
+                direction: Direction::Inbound,
+                peer,
+                fixed: None,
+                guard,
+                until: Some(until),
+                denied: AtomicBool::new(false),
+                caller: None,
+                doors,
+            };
             serve(io, Http::Two, Arc::new(connection)).await;
         });
-    })
-    .await;
+    };
+    // without TLS there is nothing to say; the peer's sidecar goes elsewhere
+    let full = |_| mesh.metrics.tls_refused(Direction::Inbound, "full");
+    accept(listener, &doors, &mesh.inbound_drain, taken, full).await;
 }
 
-type Proven = (tokio_rustls::server::TlsStream<TcpStream>, fusewire_identity::SpiffeId);
+/// With the end of the proof, in Unix seconds.
+type Proven = (tokio_rustls::server::TlsStream<TcpStream>, fusewire_identity::SpiffeId, u64);
 
 /// The TLS handshake and the peer's identity; `None` where the peer merely went away.
 async fn prove(mesh: &Mesh, mut stream: TcpStream) -> Result<Proven, Option<Refusal>> {
@@ -136,7 +199,8 @@ async fn prove(mesh: &Mesh, mut stream: TcpStream) -> Result<Proven, Option<Refu
     let session = stream.get_ref().1;
     expect_alpn(session, ALPN_WIRE).map_err(Some)?;
     let id = peer_id(session.peer_certificates()).map_err(|_| Some(Refusal::NoSpiffeId))?;
-    Ok((stream, id))
+    let until = peer_not_after(session.peer_certificates()).map_err(|_| Some(Refusal::NoSpiffeId))?;
+    Ok((stream, id, until))
 }
 
 /// Counted always, logged at most ten times a second: whoever knocks must not fill the disk.

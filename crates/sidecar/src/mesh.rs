@@ -1,17 +1,25 @@
 //! What all workers share, and what each has of its own.
 
+use crate::carried::Carried;
 use crate::clock::Clock;
 use crate::config::Directory;
 use crate::drain::Drain;
+use crate::events::Events;
+use crate::health::Board;
+use crate::http::stale;
 use crate::snapshot::Snapshot;
-use crate::watch::Events;
+use crate::trust::Belief;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use fusewire_identity::Identity;
 use fusewire_model::node::SidecarSettings;
+use fusewire_resilience::retry::{MAX_ATTEMPTS, ReplayPool};
+use fusewire_telemetry::Sink;
 use fusewire_telemetry::access_log::AccessLog;
 use fusewire_telemetry::metrics::{Direction, Metrics, ServiceMetrics};
+use http::HeaderValue;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub(crate) struct Mesh {
     pub(crate) settings: SidecarSettings,
@@ -19,10 +27,25 @@ pub(crate) struct Mesh {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) directory: Directory,
     pub(crate) tls: ArcSwapOption<Tls>,
+    /// Whom the control plane said to believe.
+    pub(crate) belief: Belief,
     pub(crate) metrics: Metrics,
     pub(crate) unrouted: [ServiceMetrics; 2],
     pub(crate) access_log: Option<AccessLog>,
-    pub(crate) events: Events,
+    /// Where spans go; `None`: nobody is told.
+    pub(crate) sink: Option<Sink>,
+    /// What peers said of the traces that our application is part of.
+    pub(crate) carried: Carried,
+    /// `tracestate` of a request that begins here, by the retries that may follow.
+    pub(crate) own_state: [HeaderValue; MAX_ATTEMPTS as usize],
+    /// Answers for policies that fall back to the last good one.
+    pub(crate) stale: stale::Cache,
+    pub(crate) events: Arc<Events>,
+    /// How the application beside us is.
+    pub(crate) health: Board,
+    /// It is being taken out of the registry. The control plane then has no instance here any more, and no inbound port for
+    /// one; callers that have not heard of it yet are still let in.
+    pub(crate) leaving: AtomicBool,
     /// Towards us: new exchanges from peers' sidecars are refused from here on.
     pub(crate) inbound_drain: Drain,
     /// From our application; ends after `inbound_drain`, since answering peers may need it.
@@ -39,7 +62,7 @@ pub(crate) struct Tls {
 impl Mesh {
     /// Whether peers expect this sidecar to prove who it is.
     pub(crate) fn needs_identity(&self) -> bool {
-        self.settings.control.is_some() || self.settings.identity.is_some() || self.settings.inbound.is_some()
+        !self.settings.control.is_empty() || self.settings.identity.is_some() || self.settings.inbound.is_some()
     }
     pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
         self.tls.load_full()
@@ -60,15 +83,18 @@ impl Mesh {
 pub(crate) struct Worker {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) index: usize,
+    /// What requests keep of their bodies so that they can be sent again.
+    pub(crate) replay: Arc<ReplayPool>,
     random: AtomicU64,
 }
 
 impl Worker {
     pub(crate) fn new(mesh: Arc<Mesh>, index: usize) -> Self {
-        let seed = crate::clock::unix_micros() ^ (u64::from(std::process::id()) << 32) ^ (index as u64 + 1);
-        Self { mesh, index, random: AtomicU64::new(seed) }
+        // the hasher's keys are the operating system's random bytes: trace ids must not come twice in a mesh
+        let seed = RandomState::new().hash_one((crate::clock::unix_micros(), std::process::id(), index));
+        Self { mesh, index, replay: Arc::default(), random: AtomicU64::new(seed) }
     }
-    /// For choosing instances, not for secrets: SplitMix64 (Steele, Lea, Flood 2014).
+    /// For choosing instances and naming traces, not for secrets: SplitMix64 (Steele, Lea, Flood 2014).
     pub(crate) fn random(&self) -> u64 {
         let mut z = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -2,18 +2,22 @@
 //!
 //! Invariant 2: a request loads exactly one.
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Scope};
 use crate::upstream::service::Upstream;
 use fusewire_model::ServiceName;
+use fusewire_model::health::HealthCheck;
 use fusewire_model::policy::{Plain, Policy};
 use fusewire_model::route::{Backend, Match, Rule};
 use fusewire_model::service::Allow;
-use fusewire_resilience::Time;
-use fusewire_telemetry::metrics::Direction;
+use fusewire_resilience::{Outcome, Refusal, RefusalCause, ServicePass, ServiceScope, Time};
+use fusewire_telemetry::metrics::{Direction, RouteMetrics};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The services that policies fall back to; `None`: no policy does.
+pub(crate) type Others = Option<Arc<HashMap<ServiceName, Arc<Upstream>>>>;
 
 #[derive(Default)]
 pub(crate) struct Snapshot {
@@ -23,10 +27,31 @@ pub(crate) struct Snapshot {
     pub(crate) services: HashMap<ServiceName, Arc<Known<Upstream>>>,
     /// For requests to an instance's own address: everything to the service that it belongs to.
     pub(crate) addresses: HashMap<SocketAddr, Arc<Known<Route>>>,
+    pub(crate) others: Others,
     /// `None` until the inbound resource has come: nobody is let in before.
     pub(crate) inbound: Option<HashMap<u16, InboundPort>>,
     /// Every service above, for those who watch over circuits and connections.
     pub(crate) upstreams: Vec<(Direction, Arc<Upstream>)>,
+    /// The circuits before services and routes as a whole.
+    pub(crate) scopes: Vec<(Whole, Arc<ServiceScope>)>,
+}
+
+/// What a circuit stands before as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whole {
+    Service,
+    /// A rule of a route, by its name.
+    Route,
+}
+
+impl Whole {
+    /// As events, metrics and paths name it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Whole::Service => "service",
+            Whole::Route => "route",
+        }
+    }
 }
 
 /// What is known of a subscription: what it names, or that there is no such thing.
@@ -51,6 +76,7 @@ impl<T> Known<T> {
 
 pub(crate) struct Route {
     pub(crate) rules: Vec<RouteRule>,
+    pub(crate) others: Others,
 }
 
 pub(crate) struct RouteRule {
@@ -59,10 +85,17 @@ pub(crate) struct RouteRule {
     pub(crate) upstreams: Vec<Option<Arc<Upstream>>>,
     /// The rule's own policy, over that of the backend's service.
     pub(crate) policy: Option<Arc<Policy>>,
+    /// A circuit of its own, where its policy says so.
+    pub(crate) scope: Option<Arc<ServiceScope>>,
+    pub(crate) metrics: Arc<RouteMetrics>,
 }
 
 pub(crate) struct InboundPort {
     pub(crate) allow: Allow,
+    /// How the application is asked whether it is well; `None`: its service does not say.
+    pub(crate) health: Option<HealthCheck>,
+    /// Whose port it is, where this sidecar named its instance.
+    pub(crate) instance: Option<String>,
     /// The application, as a service of one plain instance without a breaker.
     pub(crate) upstream: Arc<Upstream>,
 }
@@ -71,6 +104,13 @@ pub(crate) struct InboundPort {
 pub(crate) struct Target {
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) policy: Arc<Policy>,
+    /// Where requests that a route's rule brought here count besides.
+    pub(crate) route: Option<Arc<RouteMetrics>>,
+    /// Of the route's rule, where it has one.
+    pub(crate) scope: Option<Arc<ServiceScope>>,
+    /// Whether what failed may be made again. A fallback's request is not: it stands in for one that was.
+    pub(crate) retries: bool,
+    pub(crate) others: Others,
 }
 
 impl Target {
@@ -78,18 +118,75 @@ impl Target {
     pub(crate) fn allows_plain(&self, direction: Direction) -> bool {
         direction == Direction::Inbound || self.policy.plain == Plain::Allow
     }
-    pub(crate) fn service(upstream: &Arc<Upstream>) -> Self {
-        Self { upstream: upstream.clone(), policy: upstream.policy.clone() }
+    pub(crate) fn service(upstream: &Arc<Upstream>, others: Others) -> Self {
+        let (upstream, policy) = (upstream.clone(), upstream.policy.clone());
+        Self { upstream, policy, route: None, scope: None, retries: true, others }
+    }
+
+    /// What `service` is to a request that this target failed: its circuits, and no further attempt.
+    pub(crate) fn other(&self, service: &ServiceName) -> Option<Self> {
+        let upstream = self.others.as_ref()?.get(service)?;
+        Some(Self { retries: false, ..Self::service(upstream, None) })
+    }
+}
+
+/// The leave to send one logical request, from each scope that it passes.
+#[derive(Default)]
+pub(crate) struct Passes([Option<ServicePass>; 2]);
+
+impl Passes {
+    /// The answer's head has come, and its trailers have the last word: it was accepted, and a probe has passed.
+    pub(crate) fn heard(&mut self, now: Time) {
+        for pass in &mut self.0 {
+            *pass = pass.take().and_then(|pass| pass.heard(now));
+        }
+    }
+
+    /// How the last attempt went; `IGNORED` where none was made.
+    pub(crate) fn settle(self, last: Outcome, now: Time) {
+        for pass in self.0.into_iter().flatten() {
+            pass.settle(last, now);
+        }
+    }
+}
+
+impl Target {
+    /// Asks the route's scope and the service's, in this order: what a route's stops is not the service's business.
+    pub(crate) fn admit(&self, random: u64, now: Time) -> Result<Passes, Fault> {
+        let ask = |scope: &Option<Arc<ServiceScope>>, which: Scope| {
+            let Some(scope) = scope else { return Ok(None) };
+            scope
+                .admit(self.policy.priority, random, now)
+                .map(Some)
+                .map_err(|refusal| refused(refusal, which, &self.upstream.name))
+        };
+        Ok(Passes([ask(&self.scope, Scope::Route)?, ask(&self.upstream.scope, Scope::Service)?]))
+    }
+    /// Whether the scopes bear that what failed is tried again.
+    pub(crate) fn allows_retry(&self, now: Time) -> bool {
+        [&self.scope, &self.upstream.scope].into_iter().flatten().all(|scope| scope.allows_retry(now))
+    }
+}
+
+fn refused(Refusal { cause, retry_after }: Refusal, scope: Scope, service: &ServiceName) -> Fault {
+    let service = service.clone();
+    match cause {
+        RefusalCause::Throttled { probability } => Fault::Throttled { probability },
+        RefusalCause::Open => Fault::CircuitOpen { scope, service, retry_after },
+        RefusalCause::Ramp { .. } => Fault::CircuitOpen { scope: Scope::Ramp, service, retry_after },
     }
 }
 
 impl Route {
     /// Everything to one service.
-    pub(crate) fn to(upstream: Arc<Upstream>) -> Self {
+    pub(crate) fn to(upstream: Arc<Upstream>, metrics: Arc<RouteMetrics>, others: Others) -> Self {
         let backend = Backend { service: upstream.name.clone(), weight: 1 };
         let name = upstream.name.to_string();
         let rule = Rule { name, matches: Match::default(), backends: vec![backend], policy: None };
-        Self { rules: vec![RouteRule { rule, upstreams: vec![Some(upstream)], policy: None }] }
+        Self {
+            rules: vec![RouteRule { rule, upstreams: vec![Some(upstream)], policy: None, scope: None, metrics }],
+            others,
+        }
     }
 
     /// The first rule that matches, and the backend that `random` falls on.
@@ -99,6 +196,7 @@ impl Route {
         // its share is not shifted to the others: that would send all of the traffic to a canary
         let upstream = found.upstreams.get(chosen).and_then(Option::as_ref).ok_or(Fault::NoInstance)?;
         let policy = found.policy.as_ref().unwrap_or(&upstream.policy).clone();
-        Ok(Target { upstream: upstream.clone(), policy })
+        let (route, others) = (Some(found.metrics.clone()), self.others.clone());
+        Ok(Target { upstream: upstream.clone(), policy, route, scope: found.scope.clone(), retries: true, others })
     }
 }

@@ -1,9 +1,9 @@
 //! Opaque TCP from the application: a connection is the exchange; it is balanced once and then copied.
 
+use crate::bounds;
 use crate::drain::SharedGuard;
 use crate::http::exchange::Exchange;
 use crate::mesh::Worker;
-use crate::snapshot::Target;
 use crate::upstream::tunnel;
 use fusewire_model::ServiceName;
 use fusewire_resilience::{Happening, classify};
@@ -15,13 +15,15 @@ use tokio::net::TcpStream;
 pub(crate) async fn outbound(worker: &Arc<Worker>, stream: TcpStream, service: ServiceName, guard: SharedGuard) {
     let mut exchange = Exchange::begin_tcp(worker, Direction::Outbound, None);
     let opened = async {
-        let target = Target::service(&worker.mesh.directory.service(&worker.mesh, &service).await?);
-        exchange.routed(&target.upstream);
+        let target = worker.mesh.directory.service(&worker.mesh, &service).await?;
+        exchange.decide_tcp(target.policy.sample);
+        exchange.routed(&target);
+        bounds::enter_tcp(&mut exchange, &target)?;
         let idle = target.policy.timeout.idle;
         Ok::<_, crate::fault::Fault>((tunnel::open(&mut exchange, &target).await?, idle))
     };
     match opened.await {
-        Ok((tunnel::Open { io, attempt, _lease }, idle)) => {
+        Ok((tunnel::Open { io, attempt, _kept }, idle)) => {
             exchange.status = Some(200);
             exchange.first_byte = Some(worker.mesh.clock.now());
             tunnel::join(stream, io, &mut exchange, idle).await;
@@ -29,6 +31,7 @@ pub(crate) async fn outbound(worker: &Arc<Worker>, stream: TcpStream, service: S
         }
         Err(fault) => {
             exchange.reason = Some(fault.reason());
+            exchange.refused(&fault);
             if let Some(detail) = fault.detail() {
                 exchange.detail(&detail);
             }

@@ -3,6 +3,7 @@
 //! Lines go through a bounded queue to a thread of their own: a terminal or disk that stalls costs lines (counted in
 //! `fusewire_access_log_dropped_total`), never a request.
 
+use crate::trace::{SpanId, TraceId};
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use std::io::Write;
@@ -44,6 +45,15 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<&'a str>,
     pub attempts: u32,
+    /// Attempts that were retries: paid for by the budget, unlike what was sent elsewhere as unsent.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u32,
+    /// Why there was no further retry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_denied: Option<&'static str>,
+    /// What stood in for the service's own answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<&'static str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
     /// To the response headers.
@@ -51,6 +61,21 @@ pub struct Line<'a> {
     pub duration_us: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    #[serde(serialize_with = "shown")]
+    pub trace_id: TraceId,
+    /// Of the exchange.
+    #[serde(serialize_with = "shown")]
+    pub span_id: SpanId,
+    /// Whether there are spans of it: the ids are there in any case.
+    pub sampled: bool,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+fn shown<S: serde::Serializer>(id: &impl std::fmt::Display, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(id)
 }
 
 impl Line<'_> {
@@ -93,8 +118,11 @@ impl Format {
                 let reason = line.reason.map(|r| format!(" reason={r}")).unwrap_or_default();
                 let detail = line.detail.map(|d| format!(" detail={}", text(d))).unwrap_or_default();
                 let probe = if line.probe { " probe" } else { "" };
+                let retries = if line.retries > 0 { format!(" retries={}", line.retries) } else { String::new() };
+                let denied = line.retry_denied.map(|d| format!(" retry_denied={d}")).unwrap_or_default();
+                let fallback = line.fallback.map(|f| format!(" fallback={f}")).unwrap_or_default();
                 format!(
-                    "{time} {} {} {} {}{} {} {}{grpc} service={} instance={} peer={} attempts={} first_byte={}us duration={}us in={} out={}{reason}{detail}{probe}",
+                    "{time} {} {} {} {}{} {} {}{grpc} service={} instance={} peer={} attempts={} first_byte={}us duration={}us in={} out={} trace_id={} span_id={} sampled={}{reason}{detail}{retries}{denied}{fallback}{probe}",
                     line.direction,
                     line.protocol,
                     text(line.method),
@@ -110,6 +138,9 @@ impl Format {
                     line.duration_us,
                     line.bytes_in,
                     line.bytes_out,
+                    line.trace_id,
+                    line.span_id,
+                    line.sampled,
                 )
             }
         }

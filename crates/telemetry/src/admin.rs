@@ -4,9 +4,12 @@
 //! passes one function. What changes or reveals more than health belongs on the Unix socket, whose file mode (0600)
 //! says who may speak to it.
 
+mod reply;
+
+use crate::exposition::Format;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -16,18 +19,23 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::WeakSender;
+
+pub use reply::{ReaderGone, Reply, Writer, stream};
 
 const MAX_BODY: usize = 64 << 10;
 const MAX_CONNECTIONS: usize = 64;
 const HEADERS: Duration = Duration::from_secs(5);
 const BODY: Duration = Duration::from_secs(5);
-/// A connection's whole life: a place cannot be held by one that neither asks nor reads.
+/// After this a connection takes no further request, and soon after it is cut: a place cannot be held by one that neither
+/// asks nor reads. A stream goes on for as long as it is written to and read.
 const LIFE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A request with its body in memory.
 #[derive(Debug)]
@@ -36,16 +44,25 @@ pub struct Asked {
     pub path: String,
     /// Without the question mark; empty where there is none.
     pub query: String,
+    pub headers: HeaderMap,
     pub body: Bytes,
+    /// Whose process asks, as the kernel knows it; `None` over TCP.
+    pub uid: Option<u32>,
 }
 
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Reply>;
 
 pub fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(Reply::Whole(Full::new(body.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// `/metrics`, in the form that was asked for.
+pub fn metrics(asked: &Asked, openmetrics: String) -> Answer {
+    let format = Format::accepted(&asked.headers);
+    text(StatusCode::OK, format.content_type(), format.write(openmetrics))
 }
 
 pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
@@ -115,6 +132,17 @@ impl Socket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The next connection, for a server of its own kind.
+    ///
+    /// # Errors
+    /// As `accept(2)`: mostly too many open files, which passes.
+    ///
+    /// # Cancel safety
+    /// A dropped future has accepted nothing.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
 }
 
 fn inode(path: &Path) -> io::Result<u64> {
@@ -147,8 +175,11 @@ where
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let answer = answer.clone();
         let accepted = match &listener {
-            Listener::Tcp(l) => l.accept().await.map(|(s, _)| tokio::spawn(one(s, answer, place))),
-            Listener::Unix(l) => l.listener.accept().await.map(|(s, _)| tokio::spawn(one(s, answer, place))),
+            Listener::Tcp(l) => l.accept().await.map(|(s, _)| tokio::spawn(one(s, None, answer, place))),
+            Listener::Unix(l) => l.listener.accept().await.map(|(s, _)| {
+                let uid = s.peer_cred().ok().map(|peer| peer.uid());
+                tokio::spawn(one(s, uid, answer, place))
+            }),
         };
         if let Err(e) = accepted {
             tracing::warn!("an admin connection could not be accepted: {e}");
@@ -157,14 +188,17 @@ where
     }
 }
 
-async fn one<S, F, R>(stream: S, answer: F, _place: tokio::sync::OwnedSemaphorePermit)
+async fn one<S, F, R>(stream: S, uid: Option<u32>, answer: F, _place: tokio::sync::OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Asked) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Answer> + Send + 'static,
 {
+    // the answer that this connection ends with, if that is a stream
+    let streaming: Arc<OnceLock<WeakSender<Bytes>>> = Arc::default();
+    let streams = streaming.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer.clone();
+        let (answer, streams) = (answer.clone(), streams.clone());
         async move {
             let (head, body) = request.into_parts();
             let body = match tokio::time::timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
@@ -178,14 +212,28 @@ where
                 method: head.method,
                 path: head.uri.path().to_owned(),
                 query: head.uri.query().unwrap_or("").to_owned(),
+                headers: head.headers,
                 body: body.to_bytes(),
+                uid,
             };
-            Ok::<_, Infallible>(answer(asked).await)
+            let answer = answer(asked).await;
+            if let Some(writer) = answer.body().writer() {
+                let _ = streams.set(writer);
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .serve_connection(TokioIo::new(stream), service);
-    let _ = tokio::time::timeout(LIFE, connection).await;
+    let mut connection = std::pin::pin!(connection);
+    while tokio::time::timeout(LIFE, connection.as_mut()).await.is_err() {
+        if streaming.get().is_some_and(|writer| writer.strong_count() > 0) {
+            continue;
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(GRACE, connection).await;
+        return;
+    }
 }

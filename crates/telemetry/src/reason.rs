@@ -48,6 +48,11 @@ reasons! {
     /// The request cannot be understood or carried.
     BadRequest = "bad-request", 400, INVALID_ARGUMENT;
     HeaderTooLarge = "header-too-large", 431, RESOURCE_EXHAUSTED;
+    UriTooLong = "uri-too-long", 414, RESOURCE_EXHAUSTED;
+    /// The caller took longer over its request than the limits allow.
+    RequestTimeout = "request-timeout", 408, DEADLINE_EXCEEDED;
+    /// The request expects something else than `100-continue`.
+    ExpectationFailed = "expectation-failed", 417, INVALID_ARGUMENT;
     /// The service has no instances.
     NoInstance = "no-instance", 503, UNAVAILABLE;
     /// Every instance's circuit is open; answered at once, with Retry-After.
@@ -70,6 +75,8 @@ reasons! {
     ResponseTimeout = "response-timeout", 504, DEADLINE_EXCEEDED;
     /// The caller's own deadline was over.
     DeadlineExceeded = "deadline-exceeded", 504, DEADLINE_EXCEEDED;
+    /// Another answer stands in for one of the service's own failures; where the mesh had failed, its reason says so.
+    Fallback = "fallback", 503, UNAVAILABLE;
     /// The caller left first. Only in logs and metrics.
     ClientGone = "client-gone", 499, UNAVAILABLE;
     /// This sidecar is shutting down.

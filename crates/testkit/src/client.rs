@@ -1,5 +1,6 @@
 //! A small HTTP client, and a scripted application, over hyper.
 
+use crate::process::loopback;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -8,6 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,12 +42,17 @@ pub fn get(port: u16, host: &str, path: &str) -> std::io::Result<Answer> {
     send(port, Request::get(path).header("host", host).body(Full::default()).unwrap())
 }
 
-/// Any request over a new HTTP/1.1 connection.
+/// Any request over a new HTTP/1.1 connection, answered within 30 s.
 pub fn send(port: u16, request: Request<Full<Bytes>>) -> std::io::Result<Answer> {
+    send_within(Duration::from_secs(30), port, request)
+}
+
+/// The same, with another bound.
+pub fn send_within(patience: Duration, port: u16, request: Request<Full<Bytes>>) -> std::io::Result<Answer> {
     runtime().block_on(async {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         let sent = one(stream, request);
-        tokio::time::timeout(Duration::from_secs(30), sent).await.map_err(std::io::Error::other)?
+        tokio::time::timeout(patience, sent).await.map_err(std::io::Error::other)?
     })
 }
 
@@ -101,12 +108,20 @@ impl App {
         F: Fn(Request<Bytes>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<Full<Bytes>>> + Send,
     {
+        Self::start_at(loopback(port), answer)
+    }
+    /// The same, on any address of this machine, such as 127.0.0.2.
+    pub fn start_at<F, R>(address: SocketAddr, answer: F) -> Self
+    where
+        F: Fn(Request<Bytes>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Full<Bytes>>> + Send,
+    {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
             let rt = runtime();
             rt.block_on(async move {
-                let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
                 tell.send(listener.local_addr().unwrap().port()).unwrap();
                 app(listener, Arc::new(answer), stopped).await;
             });

@@ -24,7 +24,8 @@ pub async fn client(port: u16) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(loopback(port)).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let mut builder = h2::client::Builder::new();
-    builder.initial_window_size(1 << 20).initial_connection_window_size(8 << 20).max_concurrent_reset_streams(1000);
+    builder.initial_window_size(1 << 20).initial_connection_window_size(8 << 20).max_concurrent_reset_streams(10_000);
+    builder.max_local_error_reset_streams(None);
     let (sender, connection) = builder.handshake(stream).await.unwrap();
     tokio::spawn(connection);
     sender.ready().await.unwrap()
@@ -127,7 +128,10 @@ where
         stream.set_nodelay(true).unwrap();
         let serve = serve.clone();
         tokio::spawn(async move {
-            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            // it bears what is under way to streams that it answered early; whether the sidecar does is what tests ask
+            let mut builder = h2::server::Builder::new();
+            builder.max_concurrent_reset_streams(10_000).max_local_error_reset_streams(None);
+            let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
                 tokio::spawn(serve(request, respond));
             }

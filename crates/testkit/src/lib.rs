@@ -5,14 +5,22 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
+pub mod ailing;
+pub mod browser;
 pub mod client;
+pub mod dns;
+pub mod etcd;
+pub mod faulty;
 pub mod h2c;
+pub mod h2raw;
 pub mod load;
 pub mod mesh;
 pub mod pair;
 pub mod process;
 pub mod raw;
 
+pub use etcd::Etcd;
+pub use faulty::{Faulty, Reply};
 pub use mesh::Mesh;
 pub use pair::Pair;
 pub use process::{Process, eventually, free_port};

@@ -9,10 +9,11 @@ use tempfile::TempDir;
 /// Start with [`Mesh::new`], write configuration, start sidecars; everything ends with this handle.
 #[derive(Debug)]
 pub struct Mesh {
+    pub control: Option<Process>,
+    /// Goes after the process that writes its log there, which is shown when a test fails.
     pub dir: TempDir,
     binary: PathBuf,
     pub control_port: u16,
-    pub control: Option<Process>,
 }
 
 /// A running sidecar and where it listens.

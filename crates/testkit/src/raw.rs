@@ -178,7 +178,7 @@ pub struct Server {
 
 impl Server {
     pub fn start(serve: impl Fn(Conn) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(loopback(0)).unwrap();
+        let listener = listener();
         let server =
             Self { port: listener.local_addr().unwrap().port(), accepted: Arc::default(), over: Arc::default() };
         let (accepted, over, serve) = (server.accepted.clone(), server.over.clone(), Arc::new(serve));
@@ -210,9 +210,49 @@ impl Server {
     }
 }
 
+/// With room for as many connections at once as any test opens: on a busy machine this thread may not accept for long.
+fn listener() -> TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&loopback(0).into()).unwrap();
+    socket.listen(2048).unwrap();
+    socket.into()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(loopback(self.port)); // wakes the accept
+    }
+}
+
+/// An application that listens and accepts nothing.
+#[derive(Debug)]
+pub struct Deaf {
+    pub port: u16,
+    listener: socket2::Socket,
+    waiting: Vec<TcpStream>,
+}
+
+impl Deaf {
+    #[expect(clippy::new_without_default, reason = "it does things")]
+    pub fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&loopback(0).into()).unwrap();
+        listener.listen(1).unwrap();
+        let port = listener.local_addr().unwrap().as_socket().unwrap().port();
+        Self { port, listener, waiting: Vec::new() }
+    }
+    /// Takes one connection after all, and answers what is asked on it, once.
+    pub fn answer_one(&self) {
+        let mut conn = Conn::new(self.listener.accept().unwrap().0.into());
+        conn.head().unwrap();
+        conn.say("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    }
+    /// Its backlog is full from here on.
+    pub fn fill(&mut self) {
+        while let Ok(stream) = TcpStream::connect_timeout(&loopback(self.port), Duration::from_millis(300)) {
+            self.waiting.push(stream);
+            assert!(self.waiting.len() < 100, "a backlog of one takes them all");
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! - *may depend on*: `none`, workspace crates, or `all but` some. It holds for normal, build and development
 //!   dependencies alike; only `testkit` may be anyone's development dependency.
 //! - *may not contain*: what must not be reachable by normal dependencies, `*` at the end for any ending; and
-//!   `any outside crate`, perhaps `except` some, for what it may not depend on directly.
+//!   `any outside crate`, perhaps `except` some, for what it may not depend on directly without features: what a crate
+//!   that is published alone offers on request is not what it is.
 //!
 //! It deliberately takes features as the whole workspace unifies them, which can only find more.
 
@@ -181,7 +182,9 @@ fn member(root: &Path, metadata: &Metadata, package: &Package, folders: &BTreeMa
         let for_development = dependency.kind == DependencyKind::Development;
         match folders.get(dependency.name.as_str()) {
             Some(folder) => *member.inside.entry(folder.clone()).or_insert(true) &= for_development,
-            None if dependency.kind == DependencyKind::Normal => drop(member.outside.insert(dependency.name.clone())),
+            None if dependency.kind == DependencyKind::Normal && !dependency.optional => {
+                member.outside.insert(dependency.name.clone());
+            }
             None => {}
         }
     }

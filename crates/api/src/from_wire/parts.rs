@@ -2,11 +2,10 @@
 
 use super::{At, Fault, each, policy_name, service_name};
 use crate::v1;
-use fusewire_model::policy::{Plain, Policy, Timeouts};
+use fusewire_model::health::{CheckKind, HealthCheck};
 use fusewire_model::resource::{Endpoints, Inbound, InboundPort, Overrides, ServiceSettings, Subset, Trust};
 use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol, Sidecar};
-use fusewire_model::{PolicyName, ServiceName, SpiffeId, TrustDomain};
-use fusewire_resilience::{BreakerConfig, Mode, Unresponsive};
+use fusewire_model::{ServiceName, SpiffeId, TrustDomain};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,67 +33,16 @@ pub(super) fn trust(name: &str, trust: v1::Trust) -> Result<Trust, Fault> {
     if !trust.bundle_pem.contains("-----BEGIN CERTIFICATE-----") {
         return Err(Fault::new("must hold at least one PEM certificate")).at("bundle_pem");
     }
-    Ok(Trust { trust_domain: trust.trust_domain, bundle: trust.bundle_pem })
+    let denied = each(trust.denied, "denied", MAX_ALLOWED, |text| spiffe_id(&text))?;
+    let signer = text(trust.signer, MAX_ID).at("signer")?;
+    Ok(Trust { trust_domain: trust.trust_domain, bundle: trust.bundle_pem, signer, denied })
 }
 
-pub(super) fn policy(name: &str, policy: v1::Policy) -> Result<Policy, Fault> {
-    let name = PolicyName::parse(name).map_err(|e| Fault::new(e.to_string()))?;
-    let breaker = policy.breaker.ok_or_else(|| Fault::new("is missing")).at("breaker")?;
-    let optional = |ms: Option<u64>, step| ms.map(|ms| timeout(ms, step)).transpose();
-    Ok(Policy {
-        name,
-        target: None,
-        breaker: breaker_config(breaker).at("breaker")?,
-        timeout: Timeouts {
-            connect: timeout(policy.connect_timeout_ms, "connect_timeout_ms")?,
-            request: optional(policy.request_timeout_ms, "request_timeout_ms")?,
-            idle: optional(policy.idle_timeout_ms, "idle_timeout_ms")?,
-        },
-        plain: if policy.plain { Plain::Allow } else { Plain::Deny },
-    })
-}
-
-fn breaker_config(wire: v1::Breaker) -> Result<BreakerConfig, Fault> {
-    let config = BreakerConfig {
-        mode: match v1::breaker::Mode::try_from(wire.mode) {
-            Ok(v1::breaker::Mode::Enforce) => Mode::Enforce,
-            Ok(v1::breaker::Mode::Observe) => Mode::Observe,
-            Ok(v1::breaker::Mode::Disabled) => Mode::Disabled,
-            Ok(v1::breaker::Mode::Unspecified) | Err(_) => {
-                return Err(Fault::new(format!("{} is no mode that this build knows", wire.mode))).at("mode");
-            }
-        },
-        window: span(wire.window_ms, "window_ms")?,
-        buckets: narrow(wire.buckets, "buckets")?,
-        consecutive: narrow(wire.consecutive, "consecutive")?,
-        min_calls: narrow(wire.min_calls, "min_calls")?,
-        failure_rate: narrow(wire.failure_rate, "failure_rate")?,
-        open_base: span(wire.open_base_ms, "open_base_ms")?,
-        open_max: span(wire.open_max_ms, "open_max_ms")?,
-        stable: span(wire.stable_ms, "stable_ms")?,
-        jitter_percent: narrow(wire.jitter_percent, "jitter_percent")?,
-        probe_timeout: span(wire.probe_timeout_ms, "probe_timeout_ms")?,
-        probe_concurrency: narrow(wire.probe_concurrency, "probe_concurrency")?,
-        slow_start: span(wire.slow_start_ms, "slow_start_ms")?,
-        unresponsive: Unresponsive {
-            timeouts: narrow(wire.unresponsive_timeouts, "unresponsive_timeouts")?,
-            span: span(wire.unresponsive_span_ms, "unresponsive_span_ms")?,
-        },
-    };
-    match config.validate() {
-        Ok(()) => Ok(config),
-        Err(faults) => match faults.into_iter().next() {
-            Some((field, message)) => Err(Fault::new(message)).at(field),
-            None => Err(Fault::new("is not valid")),
-        },
-    }
-}
-
-fn narrow<T: TryFrom<u32>>(value: u32, step: &str) -> Result<T, Fault> {
+pub(super) fn narrow<T: TryFrom<u32>>(value: u32, step: &str) -> Result<T, Fault> {
     T::try_from(value).map_err(|_| Fault::new(format!("{value} is out of range"))).at(step)
 }
 
-fn span(ms: u64, step: &str) -> Result<Duration, Fault> {
+pub(super) fn span(ms: u64, step: &str) -> Result<Duration, Fault> {
     let duration = Duration::from_millis(ms);
     if duration > MAX_SPAN {
         return Err(Fault::new(format!("must be at most {} ms, got {ms}", MAX_SPAN.as_millis()))).at(step);
@@ -102,7 +50,7 @@ fn span(ms: u64, step: &str) -> Result<Duration, Fault> {
     Ok(duration)
 }
 
-fn timeout(ms: u64, step: &str) -> Result<Duration, Fault> {
+pub(super) fn timeout(ms: u64, step: &str) -> Result<Duration, Fault> {
     if ms == 0 {
         return Err(Fault::new("must be at least 1 ms")).at(step);
     }
@@ -119,6 +67,7 @@ pub(super) fn service(name: &str, service: v1::Service) -> Result<ServiceSetting
         protocol: protocol(service.protocol)?,
         policy: policy_name(&service.policy)?,
         subsets: each(service.subsets, "subsets", MAX_SUBSETS, subset)?,
+        health: service.health.map(health_check).transpose().at("health")?,
     })
 }
 
@@ -185,6 +134,8 @@ fn instance(instance: v1::Instance) -> Result<Instance, Fault> {
         sidecar,
         weight: instance.weight,
         labels: labels(instance.labels)?,
+        zone: optional_text(instance.zone).at("zone")?,
+        down: instance.down,
     })
 }
 
@@ -232,7 +183,37 @@ fn inbound_port(wire: v1::InboundPort) -> Result<InboundPort, Fault> {
         service: service_name(&wire.service).at("service")?,
         protocol: protocol(wire.protocol)?,
         allow: if wire.allow_mesh { Allow::Mesh } else { Allow::Only(allowed) },
+        health: wire.health.map(health_check).transpose().at("health")?,
+        instance: optional_text(wire.instance).at("instance")?,
+        policy: policy_name(&wire.policy)?,
     })
+}
+
+fn health_check(wire: v1::HealthCheck) -> Result<HealthCheck, Fault> {
+    use v1::health_check::Kind;
+    let kind = match wire.kind {
+        Some(Kind::Http(http)) => CheckKind::Http { path: text(http.path, MAX_TEXT).at("http.path")? },
+        Some(Kind::Grpc(grpc)) => CheckKind::Grpc { service: text(grpc.service, MAX_TEXT).at("grpc.service")? },
+        Some(Kind::Tcp(_)) => CheckKind::Tcp,
+        None => return Err(Fault::new("is of no kind that this build knows")),
+    };
+    if wire.up == 0 || wire.down == 0 {
+        return Err(Fault::new("up and down must be at least 1"));
+    }
+    Ok(HealthCheck {
+        kind,
+        port: Some(narrow(wire.port, "port")?).filter(|port| *port != 0),
+        interval: timeout(wire.interval_ms, "interval_ms")?,
+        timeout: timeout(wire.timeout_ms, "timeout_ms")?,
+        up: wire.up,
+        down: wire.down,
+    })
+}
+
+/// Empty means none.
+fn optional_text(value: String) -> Result<Option<String>, Fault> {
+    let value = text(value, MAX_ID)?;
+    Ok(Some(value).filter(|value| !value.is_empty()))
 }
 
 fn spiffe_id(text: &str) -> Result<SpiffeId, Fault> {

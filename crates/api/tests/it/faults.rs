@@ -74,6 +74,19 @@ fn breaker_bounds_are_the_resilience_crates_own() {
 }
 
 #[test]
+fn a_share_of_traces_is_at_most_the_whole_and_the_default_where_nothing_is_said() {
+    let built_in = fusewire_model::policy::Policy::built_in(fusewire_model::PolicyName::parse("default").unwrap());
+    let mut wire = fusewire_api::resource_to_wire(&fusewire_model::resource::Resource::Policy(built_in.clone().into()));
+    let Some(Body::Policy(policy)) = &mut wire.body else { panic!("not a policy") };
+    policy.trace_sample_millionths = Some(1_000_001);
+    assert_eq!(resource_from_wire(wire.clone()).unwrap_err().path, "trace_sample_millionths");
+    let Some(Body::Policy(policy)) = &mut wire.body else { panic!("not a policy") };
+    policy.trace_sample_millionths = None;
+    let read = resource_from_wire(wire).unwrap();
+    assert_eq!(read, fusewire_model::resource::Resource::Policy(built_in.into()));
+}
+
+#[test]
 fn what_this_build_does_not_know_is_refused_not_guessed() {
     let empty = v1::Resource { name: "x".into(), hash: String::new(), body: None };
     assert!(resource_from_wire(empty).unwrap_err().to_string().contains("no body that this build knows"));

@@ -1,13 +1,14 @@
 //! Arbitrary model values, within what the model allows.
 
-use fusewire_model::policy::{Plain, Policy, Timeouts};
+mod policy;
+
+use fusewire_model::health::{CheckKind, HealthCheck};
 use fusewire_model::resource::{
     Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Subset, Trust,
 };
 use fusewire_model::route::{Authority, Backend, HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule};
 use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol, Sidecar};
 use fusewire_model::{PolicyName, ServiceName, SpiffeId};
-use fusewire_resilience::{BreakerConfig, Mode, Unresponsive};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -50,63 +51,51 @@ fn protocol() -> impl Strategy<Value = Protocol> {
     select(Protocol::NAMES.map(|(_, protocol)| protocol).to_vec())
 }
 
-fn breaker() -> impl Strategy<Value = BreakerConfig> {
-    let sizes = (2u8..=20, any::<u8>(), 1u16..=65_000, 1u8..=100, 0u8..=50, 1u8..=20);
-    let spans = (ms(200..=600_000), ms(100..=60_000), ms(60_000..=600_000), ms(0..=600_000), ms(10..=60_000));
-    let mode = select(vec![Mode::Enforce, Mode::Observe, Mode::Disabled]);
-    let unresponsive = (any::<u8>(), ms(0..=60_000)).prop_map(|(timeouts, span)| Unresponsive { timeouts, span });
-    (mode, sizes, spans, ms(0..=60_000), unresponsive).prop_map(|(mode, sizes, spans, slow_start, unresponsive)| {
-        let (buckets, consecutive, min_calls, failure_rate, jitter_percent, probe_concurrency) = sizes;
-        let (window, open_base, open_max, stable, probe_timeout) = spans;
-        let config = BreakerConfig {
-            mode,
-            window,
-            buckets,
-            consecutive,
-            min_calls,
-            failure_rate,
-            open_base,
-            open_max,
-            stable,
-            jitter_percent,
-            probe_timeout,
-            probe_concurrency,
-            slow_start,
-            unresponsive,
-        };
-        config.validate().unwrap();
-        config
-    })
+fn health() -> impl Strategy<Value = Option<HealthCheck>> {
+    let kind = prop_oneof![
+        "/[a-z/?=]{0,9}".prop_map(|path| CheckKind::Http { path }),
+        "[a-zA-Z.]{0,12}".prop_map(|service| CheckKind::Grpc { service }),
+        Just(CheckKind::Tcp)
+    ];
+    let counts = (1u32..=100, 1u32..=100);
+    let check = (kind, option::of(1..=u16::MAX), ms(100..=3_600_000), ms(10..=60_000), counts).prop_map(
+        |(kind, port, interval, timeout, (up, down))| HealthCheck { kind, port, interval, timeout, up, down },
+    );
+    option::of(check)
 }
 
 fn trust() -> impl Strategy<Value = Resource> {
     let pem = |body| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
-    (dns(), "[A-Za-z0-9+/]{4,64}")
-        .prop_map(move |(trust_domain, body)| Resource::Trust(Trust { trust_domain, bundle: pem(body) }.into()))
-}
-
-fn policy() -> impl Strategy<Value = Resource> {
-    let timeout = (ms(1..=60_000), option::of(ms(1..=86_400_000)), option::of(ms(1..=86_400_000)));
-    (policy_name(), breaker(), timeout, any::<bool>()).prop_map(|(name, breaker, (connect, request, idle), plain)| {
-        let plain = if plain { Plain::Allow } else { Plain::Deny };
-        let timeout = Timeouts { connect, request, idle };
-        Resource::Policy(Policy { name, target: None, breaker, timeout, plain }.into())
-    })
+    (dns(), "[A-Za-z0-9+/]{4,64}", "[a-f0-9]{0,64}", vec(spiffe_id(), 0..3)).prop_map(
+        move |(trust_domain, body, signer, denied)| {
+            Resource::Trust(Trust { trust_domain, bundle: pem(body), signer, denied }.into())
+        },
+    )
 }
 
 fn service() -> impl Strategy<Value = Resource> {
     let subset = (labels(), policy_name()).prop_map(|(labels, policy)| Subset { labels, policy });
-    (service_name(), protocol(), option::of(policy_name()), vec(subset, 0..3)).prop_map(
-        |(name, protocol, policy, subsets)| {
-            Resource::Service(ServiceSettings { name, protocol, policy, subsets }.into())
+    (service_name(), protocol(), option::of(policy_name()), vec(subset, 0..3), health()).prop_map(
+        |(name, protocol, policy, subsets, health)| {
+            Resource::Service(ServiceSettings { name, protocol, policy, subsets, health }.into())
         },
     )
 }
 
 fn instance() -> impl Strategy<Value = Instance> {
     let sidecar = (address(), spiffe_id()).prop_map(|(inbound, identity)| Sidecar { inbound, identity });
-    ("[a-d][a-f0-9:.]{0,2}", address(), option::of(sidecar), 1u32..=1000, labels())
-        .prop_map(|(id, address, sidecar, weight, labels)| Instance { id, address, sidecar, weight, labels })
+    let found = (option::of("[a-z0-9-]{1,9}"), any::<bool>());
+    ("[a-d][a-f0-9:.]{0,2}", address(), option::of(sidecar), 1u32..=1000, labels(), found).prop_map(
+        |(id, address, sidecar, weight, labels, (zone, down))| Instance {
+            id,
+            address,
+            sidecar,
+            weight,
+            labels,
+            zone,
+            down,
+        },
+    )
 }
 
 /// Few enough ids that two of them often share some.
@@ -135,9 +124,21 @@ fn overrides() -> impl Strategy<Value = Resource> {
 
 fn inbound() -> impl Strategy<Value = Resource> {
     let allow = prop_oneof![Just(Allow::Mesh), vec(spiffe_id(), 0..3).prop_map(Allow::Only)];
-    let ports = btree_map(1..=u16::MAX, (service_name(), protocol(), allow), 0..4);
+    let ports = btree_map(
+        1..=u16::MAX,
+        (service_name(), protocol(), allow, health(), option::of("[a-z0-9-]{1,9}"), option::of(policy_name())),
+        0..4,
+    );
     (spiffe_id(), ports).prop_map(|(workload, ports)| {
-        let port = |(port, (service, protocol, allow))| InboundPort { port, service, protocol, allow };
+        let port = |(port, (service, protocol, allow, health, instance, policy))| InboundPort {
+            policy,
+            port,
+            service,
+            protocol,
+            allow,
+            health,
+            instance,
+        };
         Resource::Inbound(Inbound { workload, ports: ports.into_iter().map(port).collect() }.into())
     })
 }
@@ -173,7 +174,7 @@ fn route() -> impl Strategy<Value = Resource> {
 
 pub(crate) fn resource() -> impl Strategy<Value = Resource> {
     let endpoints = endpoints_of("shop.catalog").prop_map(|e| Resource::Endpoints(e.into()));
-    prop_oneof![trust(), policy(), service(), endpoints, overrides(), inbound(), route()]
+    prop_oneof![trust(), policy::policy(), service(), endpoints, overrides(), inbound(), route()]
 }
 
 pub(crate) fn subscription() -> impl Strategy<Value = Subscription> {

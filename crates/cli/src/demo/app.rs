@@ -9,7 +9,7 @@ use super::process;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -144,7 +144,7 @@ impl App {
             _ => {
                 let call = Call::begin(self);
                 let status = match &self.next {
-                    Some(next) => ask(next).await,
+                    Some(next) => ask(next, &context(request.headers())).await,
                     None => self.work().await,
                 };
                 call.end(status.is_success());
@@ -237,9 +237,20 @@ impl Drop for Call<'_> {
     }
 }
 
+/// All that an application has to do for a trace that goes on behind it: what came goes on.
+fn context(came: &HeaderMap) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for name in ["traceparent", "tracestate"].map(HeaderName::from_static) {
+        for value in came.get_all(&name) {
+            fields.append(&name, value.clone());
+        }
+    }
+    fields
+}
+
 /// The next service's failure is ours: a gateway's two words for it.
-async fn ask(next: &Client) -> StatusCode {
-    match tokio::time::timeout(PATIENCE, next.send(Method::GET, "/", "")).await {
+async fn ask(next: &Client, fields: &HeaderMap) -> StatusCode {
+    match tokio::time::timeout(PATIENCE, next.send_with(fields, Method::GET, "/", "")).await {
         Ok(Ok((status, _))) if status.is_success() => StatusCode::OK,
         Ok(Ok((StatusCode::GATEWAY_TIMEOUT, _))) | Err(_) => StatusCode::GATEWAY_TIMEOUT,
         Ok(_) => StatusCode::BAD_GATEWAY,

@@ -5,7 +5,7 @@
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -31,13 +31,23 @@ impl Client {
 
     /// The whole answer. The caller limits the time.
     pub(crate) async fn send(&self, method: Method, path: &str, body: &'static str) -> Result<(StatusCode, Bytes)> {
+        self.send_with(&HeaderMap::new(), method, path, body).await
+    }
+
+    /// The same, with fields beside `Host`.
+    pub(crate) async fn send_with(
+        &self,
+        fields: &HeaderMap,
+        method: Method,
+        path: &str,
+        body: &'static str,
+    ) -> Result<(StatusCode, Bytes)> {
         for _ in 0..MAX_STALE {
             let mut sender = self.connection().await?;
-            let request = Request::builder()
-                .method(method.clone())
-                .uri(path)
-                .header(http::header::HOST, self.host.clone())
-                .body(Full::new(Bytes::from_static(body.as_bytes())))?;
+            let mut request =
+                Request::builder().method(&method).uri(path).body(Full::new(Bytes::from_static(body.as_bytes())))?;
+            request.headers_mut().clone_from(fields);
+            request.headers_mut().insert(http::header::HOST, self.host.clone());
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let status = response.status();

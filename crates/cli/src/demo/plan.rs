@@ -21,6 +21,8 @@ pub(crate) struct Place {
 
 pub(crate) struct Plan {
     pub(crate) control: SocketAddr,
+    /// Where the control plane serves its page.
+    pub(crate) page: SocketAddr,
     pub(crate) places: Vec<Place>,
 }
 
@@ -51,7 +53,7 @@ impl Plan {
             };
             places.push(Place { service, id, app, inbound, next });
         }
-        Ok(Self { control: ports.free()?, places })
+        Ok(Self { control: ports.free()?, page: ports.free()?, places })
     }
 
     /// Where the client calls: the application itself, as a user behind no sidecar would.
@@ -123,12 +125,17 @@ policies:
       connect: 500ms
       # Thirty times what an answer takes; what a hanging instance holds is lost to the client after it.
       request: 1s
+    # What is shown is what circuits do, and nothing is to hide it.
+    retry: off
   catalog:
     # One instance. When inventory fails, catalog must pass the failure on, and opening its circuit would only turn a
     # few failures into an outage: so web's sidecar watches, and tells, but never refuses.
     breaker: {instance: {mode: observe}}
     # Above inventory's, so that the sidecar that knows the culprit decides first.
     timeout: {request: 3s}
+    retry: off
+    # Every request, for whoever looks; traces begin at web's sidecar, and the sidecars behind it do as it did.
+    trace: {sample: 100%}
 ";
 
 const POLICIES_OFF: &str = "\
@@ -136,7 +143,10 @@ policies:
   inventory:
     breaker: off
     timeout: {connect: 500ms, request: 1s}
+    retry: off
   catalog:
     breaker: off
+    retry: off
+    trace: {sample: 100%}
     timeout: {request: 3s}
 ";

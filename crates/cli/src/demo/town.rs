@@ -88,6 +88,8 @@ impl Town {
             mesh.as_os_str().to_owned(),
             "--data-dir".into(),
             data.clone().into_os_string(),
+            "--web-listen".into(),
+            self.plan.page.to_string().into(),
         ];
         let control = Running::start("control", self.scratch.path(), &arguments)?;
         self.others.push(control);

@@ -134,9 +134,10 @@ proptest! {
     fn every_synced_is_the_truth_and_nothing_between_dangles(steps in proptest::collection::vec(step(), 1..60)) {
         let node = Node { workload: SpiffeId::parse("spiffe://m.x/w").expect("an id"), instance: None };
         let pem = "-----BEGIN CERTIFICATE-----".to_owned();
-        let trust = Resource::Trust(Trust { trust_domain: "m.x".into(), bundle: pem }.into());
-        let mut plan = Plan::new(node.clone(), KINDS.into(), trust.clone());
+        let trust = Resource::Trust(Trust { trust_domain: "m.x".into(), bundle: pem, signer: String::new(), denied: Vec::new() }.into());
+        let mut plan = Plan::new(node.clone(), KINDS.into(), Arc::default());
         let (mut sidecar, mut wanted, mut lost) = (Sidecar::default(), BTreeSet::new(), BTreeSet::new());
+        let world = |services, route| InForce { world: world(services, route).into(), trust: trust.clone(), revision: 0 };
         let mut now = world([Some(3), None, None, None], 0);
         let mut stale = true;
         for step in steps.into_iter().chain([Step::Room(1000)]) {
@@ -150,7 +151,7 @@ proptest! {
                     wanted.insert(new.clone());
                     plan.subscribe(new.clone());
                     if !stale {
-                        plan.extend(&now, &[new]);
+                        plan.extend(&now.world, &[new]);
                     }
                 }
                 Step::Unsubscribe(i) => {
@@ -182,11 +183,11 @@ proptest! {
                         sidecar.check();
                         if synced {
                             let wanted: Vec<_> = wanted.iter().cloned().collect();
-                            let mut truth = compile(&now, &node, &wanted);
+                            let mut truth = compile(&now.world, &node, &wanted);
                             truth.resources.insert(trust.key(), trust.clone());
                             let held: BTreeMap<_, _> =
                                 sidecar.held.iter().map(|(key, (_, hash))| (key.clone(), hash.clone())).collect();
-                            let due: BTreeMap<_, _> =
+                            let due: BTreeMap<_, String> =
                                 truth.resources.into_iter().map(|(key, r)| (key, resource_to_wire(&r).hash)).collect();
                             prop_assert_eq!(held, due);
                             let answers: HashMap<_, _> = truth.answers.into_iter().collect();
@@ -201,4 +202,58 @@ proptest! {
         }
         prop_assert!(plan.is_idle());
     }
+}
+
+/// Ten thousand instances of one service.
+fn large() -> World {
+    use fusewire_model::service::Instance;
+    let address = |n: u16| std::net::SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 80));
+    let instance = |n: u16| Instance {
+        id: format!("i{n:05}"),
+        address: address(n),
+        sidecar: None,
+        weight: 1,
+        labels: BTreeMap::new(),
+        zone: None,
+        down: false,
+    };
+    let offered = (0..10_000).map(|n| Arc::new(instance(n))).collect();
+    let found = fusewire_model::world::Found { offered, hidden: Vec::new() };
+    world([Some(0), None, None, None], 9).with_found([(ServiceName::parse("a").expect("a name"), found)])
+}
+
+#[test]
+fn one_change_among_ten_thousand_instances_costs_a_thousand_sidecars_one_small_message_each() {
+    let name = ServiceName::parse("a").expect("a name");
+    let trust = Resource::Trust(Arc::new(Trust {
+        trust_domain: "m.x".into(),
+        bundle: String::new(),
+        signer: String::new(),
+        denied: Vec::new(),
+    }));
+    let encoded = Arc::new(Encoded::default());
+    let first = large();
+    let mut instances = first.service(&name).expect("a").endpoints.instances.clone();
+    instances[5_000] = Arc::new(fusewire_model::service::Instance { down: true, ..(*instances[5_000]).clone() });
+    let changed = fusewire_model::world::Found { offered: instances, hidden: Vec::new() };
+    let second = first.with_found([(name.clone(), changed)]);
+    let now = InForce { world: first.into(), trust: trust.clone(), revision: 0 };
+    let then = InForce { world: second.into(), trust, revision: 0 };
+    let node = |n: usize| Node {
+        workload: SpiffeId::parse("spiffe://m.x/w").expect("an id"),
+        instance: Some(format!("w{n}")),
+    };
+    let mut plans: Vec<Plan> = (0..1_000).map(|n| Plan::new(node(n), KINDS.into(), encoded.clone())).collect();
+    for plan in &mut plans {
+        plan.subscribe(Subscription::Service(name.clone()));
+        plan.aim(&now);
+        while plan.next().is_some() {}
+        plan.aim(&then);
+        let messages: Vec<_> = std::iter::from_fn(|| plan.next()).filter_map(|m| m.message).collect();
+        let [Message::EndpointsChange(change), Message::Synced(_)] = &messages[..] else { panic!("{messages:?}") };
+        assert_eq!((change.upserted.len(), change.removed.len()), (1, 0));
+        assert!(prost::Message::encoded_len(change) < 200, "{}", prost::Message::encoded_len(change));
+    }
+    // the megabyte was encoded once for each world, and compared once
+    assert_eq!(encoded.counts(), (2, 1));
 }

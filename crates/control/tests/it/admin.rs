@@ -60,7 +60,7 @@ async fn the_socket_is_its_owners_alone_and_goes_with_the_control_plane() {
 async fn a_second_control_plane_on_the_same_data_is_refused() {
     let control = Control::start("").await;
     let second = settings(&control.dir);
-    let refused = fusewire_control::run(second, std::future::pending()).await.unwrap_err();
+    let refused = Box::pin(fusewire_control::run(second, std::future::pending())).await.unwrap_err();
     assert!(matches!(refused, ControlError::AdminSocket(BindError::Busy { .. })), "{refused}");
     assert_eq!(control.ask("GET", "/live", Value::Null).await.0, 200, "the first one goes on");
 }

@@ -1,6 +1,6 @@
 use crate::harness::{Control, write};
 use crate::wire::{Stream, hello, lines, service};
-use fusewire_control::ControlError;
+use fusewire_control::{ControlError, TrustError};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -151,5 +151,5 @@ async fn the_trust_domain_is_fixed_once_the_authority_is_made() {
     assert_eq!(status["trust_domain"], "fusewire.local");
     let dir = control.stop().await;
     let refused = Control::start_in(dir, |_| {}).await.err().unwrap();
-    assert!(matches!(refused, ControlError::Authority(_)), "{refused}");
+    assert!(matches!(refused, ControlError::Trust(TrustError::Domain { .. })), "{refused}");
 }

@@ -6,5 +6,8 @@ mod configuration;
 mod harness;
 mod joining;
 mod lifecycle;
+mod objects;
 mod streaming;
+mod traces;
+mod trust;
 mod wire;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fusewire_identity::{
-    Authority, Bundle, DEFAULT_LIFETIME, Identity, MAX_CSR_BYTES, MAX_LIFETIME, MIN_LIFETIME, PrivateKey, SignError,
-    SpiffeId, csr, root_hash,
+    Authority, Bundle, DEFAULT_LIFETIME, Identity, IdentityError, MAX_CSR_BYTES, MAX_LIFETIME, MIN_LIFETIME,
+    PrivateKey, SignError, SpiffeId, TrustState, csr, root_hash,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -75,13 +75,13 @@ fn a_leaf_holds_what_we_build_and_nothing_that_was_asked_for() {
 }
 
 #[test]
-fn a_root_is_a_ca_for_leaves_only() {
+fn a_root_is_a_ca_for_leaves_and_for_standing_under_another_root() {
     let ca = authority();
     let der = &ca.bundle().certs()[0];
     let (_, root) = X509Certificate::from_der(der).unwrap();
     let constraints = root.basic_constraints().unwrap().unwrap();
     assert!(constraints.critical && constraints.value.ca);
-    assert_eq!(constraints.value.path_len_constraint, Some(0));
+    assert_eq!(constraints.value.path_len_constraint, Some(1));
     assert_eq!(root.subject().to_string(), "CN=Fusewire root mesh.test");
     let usage = root.key_usage().unwrap().unwrap();
     assert!(usage.value.key_cert_sign() && usage.value.crl_sign() && !usage.value.digital_signature());
@@ -132,6 +132,17 @@ fn lifetimes_are_bounded_and_end_with_the_root() {
     assert_eq!(ask(DEFAULT_LIFETIME, end - 3600).unwrap().not_after, end);
     for seconds in [end - 9, end, end + DAY, u64::MAX] {
         assert_eq!(ask(DEFAULT_LIFETIME, seconds).unwrap_err(), SignError::RootEnded { not_after: end });
+    }
+}
+
+/// A leaf that holds a minute into the past and ten seconds into the future would be due for renewal when it is born.
+#[test]
+fn a_short_leaf_begins_at_most_a_tenth_of_its_life_in_the_past() {
+    let ca = authority();
+    for (lifetime, begins) in [(10, NOW - 1), (300, NOW - 30), (600, NOW - 60), (3600, NOW - 60)] {
+        let leaf = ca.issue(&id("shop/web"), Duration::from_secs(lifetime), now()).unwrap();
+        assert_eq!(leaf.not_before(), begins, "{lifetime}");
+        assert!(fusewire_identity::renewal_at(leaf.not_before(), leaf.not_after(), 0) > NOW);
     }
 }
 
@@ -255,11 +266,26 @@ fn secrets_stay_out_of_debug() {
     let ca = authority();
     let identity = issue(&ca, "shop/web");
     let shown = format!("{ca:?} {identity:?} {:?} {:?}", identity.key(), PrivateKey::generate());
-    for pem in [ca.key_pem(), identity.key().to_pem()] {
+    for pem in [root_key(&ca), identity.key().to_pem()] {
         let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         let bytes = STANDARD.decode(&body).unwrap();
         assert!(!shown.contains(&body[20..40]));
         assert!(!shown.contains(&format!("{}, {}, {}", bytes[40], bytes[41], bytes[42])));
     }
     assert!(shown.contains("PrivateKey(..)"));
+}
+
+#[test]
+fn a_root_kept_as_two_files_is_imported_when_they_belong_together() {
+    let (one, two) = (authority(), authority());
+    let import = |key: &Authority, cert: &Authority| {
+        TrustState::import(root_key(key).as_bytes(), cert.bundle().to_pem().as_bytes(), DEFAULT_LIFETIME)
+    };
+    assert!(matches!(import(&one, &two), Err(IdentityError::KeyMismatch { .. })));
+    let imported = Authority::from_state(import(&one, &one).unwrap()).unwrap();
+    assert_eq!(imported.root_hash(), one.root_hash());
+    // what one signs, the other's bundle believes
+    assert!(issue(&imported, "shop/web").with_bundle(one.bundle().clone()).is_ok());
+    let twice = one.bundle().to_pem().repeat(2);
+    assert!(TrustState::import(root_key(&one).as_bytes(), twice.as_bytes(), DEFAULT_LIFETIME).is_err());
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use fusewire_identity::{Authority, AuthorityError, Identity, IdentityError, PrivateKey};
+use fusewire_identity::{Identity, IdentityError, PrivateKey};
 use tempfile::tempdir;
 
 use crate::world::*;
@@ -107,56 +107,4 @@ fn a_missing_file_is_named() {
     let dir = tempdir().unwrap();
     let error = Identity::load(dir.path()).unwrap_err();
     assert!(error.to_string().contains("key.pem"), "{error}");
-}
-
-#[test]
-fn an_authority_is_made_once_and_found_again() {
-    let dir = tempdir().unwrap();
-    let home = dir.path().join("ca");
-    let made = Authority::open_or_create(&home, &domain("mesh.test"), now()).unwrap();
-    assert_eq!(mode(&home.join("ca.key")), 0o600);
-    let found = Authority::open_or_create(&home, &domain("mesh.test"), at(NOW + DAY)).unwrap();
-    assert_eq!(made.root_hash(), found.root_hash());
-    // what one signed, the other's bundle believes
-    let web = issue(&found, "shop/web");
-    assert!(web.with_bundle(made.bundle().clone()).is_ok());
-}
-
-#[test]
-fn a_crash_while_an_authority_is_made_loses_nothing() {
-    let dir = tempdir().unwrap();
-    let made = Authority::open_or_create(dir.path(), &domain("mesh.test"), now()).unwrap();
-    fs::rename(dir.path().join("ca.pem"), dir.path().join("ca.pem.new")).unwrap();
-    let found = Authority::open_or_create(dir.path(), &domain("mesh.test"), now()).unwrap();
-    assert_eq!(made.root_hash(), found.root_hash());
-}
-
-#[test]
-fn an_authority_of_another_domain_half_or_ended_is_refused_and_never_replaced() {
-    let dir = tempdir().unwrap();
-    let open = |name: &str, seconds| Authority::open_or_create(dir.path(), &domain(name), at(seconds));
-    let made = open("mesh.test", NOW).unwrap();
-
-    let error = open("other.test", NOW).unwrap_err();
-    assert!(matches!(error, AuthorityError::OtherTrustDomain { .. }));
-    assert!(error.to_string().contains("mesh.test, not other.test"), "{error}");
-
-    assert!(matches!(open("mesh.test", made.not_after()), Err(AuthorityError::Ended { .. })));
-
-    for name in ["ca.key", "ca.pem"] {
-        let path = dir.path().join(name);
-        let kept = fs::read(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        assert!(matches!(open("mesh.test", NOW), Err(AuthorityError::Half { .. })), "{name}");
-        fs::write(&path, kept).unwrap();
-    }
-    assert_eq!(open("mesh.test", NOW).unwrap().root_hash(), made.root_hash());
-}
-
-#[test]
-fn an_authoritys_key_and_certificate_must_match() {
-    let (one, two) = (authority(), authority());
-    let mixed = Authority::from_pem(one.key_pem().as_bytes(), two.bundle().to_pem().as_bytes());
-    assert!(matches!(mixed, Err(IdentityError::KeyMismatch { .. })));
-    assert!(Authority::from_pem(one.key_pem().as_bytes(), one.bundle().to_pem().as_bytes()).is_ok());
 }

@@ -3,9 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
 
 mod authority;
+mod external;
 mod files;
+mod garbage;
 mod handshake;
 mod joining;
+mod records;
 mod refusals;
-mod tokens;
+mod renewal;
+mod rotation;
+mod rotation_walks;
 mod world;

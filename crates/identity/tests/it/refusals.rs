@@ -101,7 +101,7 @@ async fn names_other_than_one_spiffe_id_of_our_domain_are_refused_on_either_side
 async fn the_authority_itself_is_no_workload() {
     let ca = authority();
     let root = ca.bundle().certs()[0].clone();
-    let key = fusewire_identity::PrivateKey::from_pem(ca.key_pem().as_bytes()).unwrap();
+    let key = fusewire_identity::PrivateKey::from_pem(root_key(&ca).as_bytes()).unwrap();
     assert!(fusewire_identity::Identity::from_parts(vec![root], key, ca.bundle().clone()).is_err());
 }
 

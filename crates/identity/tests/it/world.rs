@@ -47,10 +47,16 @@ pub(crate) fn issue_at(authority: &Authority, path: &str, seconds: u64) -> Ident
     authority.issue(&id(path), DEFAULT_LIFETIME, at(seconds)).unwrap()
 }
 
+/// The root's key, as a store has it.
+pub(crate) fn root_key(authority: &Authority) -> String {
+    let state: serde_json::Value = serde_json::from_str(&authority.state().to_json().unwrap()).unwrap();
+    state["signer"]["key"].as_str().unwrap().to_owned()
+}
+
 /// A leaf such as our authority would never sign, signed by its root all the same.
 pub(crate) fn odd_leaf(authority: &Authority, uris: &[&str]) -> Arc<SingleCertAndKey> {
     let root = &authority.bundle().certs()[0];
-    let issuer = Issuer::from_ca_cert_der(root, KeyPair::from_pem(&authority.key_pem()).unwrap()).unwrap();
+    let issuer = Issuer::from_ca_cert_der(root, KeyPair::from_pem(&root_key(authority)).unwrap()).unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
@@ -79,8 +85,12 @@ pub(crate) fn server(identity: &Identity) -> ServerConfig {
 }
 
 pub(crate) fn server_of(identity: &Identity, clients: Clients, alpn: &[u8]) -> ServerConfig {
+    server_at(identity, clients, alpn, NOW)
+}
+
+pub(crate) fn server_at(identity: &Identity, clients: Clients, alpn: &[u8], seconds: u64) -> ServerConfig {
     let mut config = Arc::unwrap_or_clone(server_config(identity, &[alpn], clients).unwrap());
-    config.time_provider = Arc::new(Fixed(now()));
+    config.time_provider = Arc::new(Fixed(at(seconds)));
     config
 }
 
@@ -89,8 +99,12 @@ pub(crate) fn client(identity: &Identity) -> ClientConfig {
 }
 
 pub(crate) fn fixed(config: Arc<ClientConfig>) -> ClientConfig {
+    fixed_at(config, NOW)
+}
+
+pub(crate) fn fixed_at(config: Arc<ClientConfig>, seconds: u64) -> ClientConfig {
     let mut config = Arc::unwrap_or_clone(config);
-    config.time_provider = Arc::new(Fixed(now()));
+    config.time_provider = Arc::new(Fixed(at(seconds)));
     config
 }
 

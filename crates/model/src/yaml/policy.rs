@@ -3,13 +3,21 @@
 //! It decides the bounds that a mistyped unit would break; those between fields (a maximum below its base) are the
 //! breaker's own ([`BreakerConfig::validate`]).
 
+mod breaker;
+mod fallback;
+mod limits;
+mod retry;
+
 use super::cursor::{Cursor, Fields};
 use super::mesh::Draft;
+use super::scalar;
 use super::service;
 use crate::name::PolicyName;
-use crate::policy::{Plain, Policy, Target, Timeouts};
+use crate::policy::{
+    Algorithm, Balancing, Plain, Policy, Ratio, RequestKey, Subsetting, Target, Timeouts, Zoning, is_field_name,
+};
 use crate::world::DEFAULT_POLICY;
-use fusewire_resilience::{BreakerConfig, Mode, Unresponsive};
+use fusewire_resilience::throttle::Priority;
 use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
@@ -35,7 +43,24 @@ pub(super) fn policy(cursor: &Cursor<'_>, name: &PolicyName, draft: &mut Draft) 
     }
     let labelled = policy.target.as_ref().is_some_and(|target| !target.labels.is_empty());
     if let Some(cursor) = fields.get("breaker") {
-        policy.breaker = breaker(&cursor);
+        breaker::breaker(&cursor, labelled, &mut policy);
+    }
+    let mut whole = |name| fields.get(name).inspect(|cursor| only_whole(cursor, labelled));
+    if let Some(cursor) = whole("lb") {
+        policy.balancing = balancing(&cursor);
+    }
+    if let Some(cursor) = whole("limit") {
+        policy.limits = limits::limits(&cursor);
+    }
+    if let Some(cursor) = whole("priority") {
+        let priorities = [("normal", Priority::Normal), ("critical", Priority::Critical)];
+        policy.priority = cursor.choice(&priorities).unwrap_or_default();
+    }
+    if let Some(cursor) = whole("retry") {
+        policy.retry = retry::retry(&cursor);
+    }
+    if let Some(cursor) = whole("fallback") {
+        policy.fallback = fallback::chain(&cursor, draft);
     }
     if let Some(cursor) = fields.get("timeout") {
         policy.timeout = timeouts(&cursor, labelled);
@@ -43,6 +68,10 @@ pub(super) fn policy(cursor: &Cursor<'_>, name: &PolicyName, draft: &mut Draft) 
     if let Some(cursor) = fields.get("plain") {
         only_whole(&cursor, labelled);
         policy.plain = cursor.choice(&[("allow", Plain::Allow), ("deny", Plain::Deny)]).unwrap_or_default();
+    }
+    if let Some(cursor) = fields.get("trace") {
+        only_whole(&cursor, labelled);
+        policy.sample = trace(&cursor).unwrap_or(Ratio::DEFAULT);
     }
     fields.finish();
     policy
@@ -81,78 +110,95 @@ fn timeouts(cursor: &Cursor<'_>, labelled: bool) -> Timeouts {
     timeouts
 }
 
-/// `off`, or one mapping for each scope; there is one so far.
-fn breaker(cursor: &Cursor<'_>) -> BreakerConfig {
-    let disabled = BreakerConfig { mode: Mode::Disabled, ..BreakerConfig::default() };
-    match cursor.as_text() {
-        Some("off") => return disabled,
-        Some(_) => {
-            cursor.must_be_or("`off` or a mapping", Some("for a trial write {instance: {mode: observe}}".into()));
-            return disabled;
-        }
-        None => {}
-    }
-    let Some(mut fields) = cursor.map("`off` or a mapping") else { return disabled };
-    let config = fields.get("instance").map(|c| instance(&c)).unwrap_or_default();
+/// `trace: {sample: 0.01}` or `trace: {sample: 1%}`.
+fn trace(cursor: &Cursor<'_>) -> Option<Ratio> {
+    let mut fields = cursor.map("a mapping such as {sample: 1%}")?;
+    let sample = fields.get("sample").and_then(|c| {
+        c.parse("a share 0..1 or 0%..100%, to the millionth", |text| {
+            Ratio::from_millionths(scalar::parse_millionths(text)?)
+        })
+    });
     fields.finish();
-    config
+    sample
 }
 
-fn instance(cursor: &Cursor<'_>) -> BreakerConfig {
-    let mut config = BreakerConfig::default();
-    let Some(mut fields) = cursor.map("a mapping") else { return config };
-    let before = cursor.sink().count();
-    let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe), ("disabled", Mode::Disabled)];
-    set(&mut config.mode, fields.get("mode"), |c| c.choice(&modes));
-    set(&mut config.window, fields.get("window"), |c| c.duration(100 * MS..=10 * MINUTE));
-    set(&mut config.buckets, fields.get("buckets"), |c| small(c, 2, 20));
-    set(&mut config.consecutive, fields.get("consecutive"), |c| small(c, 0, 255));
-    set(&mut config.min_calls, fields.get("min_calls"), |c| u16::try_from(c.integer(1..=65_000)?).ok());
-    set(&mut config.failure_rate, fields.get("failure_rate"), |c| c.percent(1..=100));
-    if let Some(cursor) = fields.get("open") {
-        open(&cursor, &mut config);
+/// `lb: round_robin`, or `lb: {policy: ring_hash, key: {header: x-user}, zone_aware: true}`.
+fn balancing(cursor: &Cursor<'_>) -> Balancing {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Word {
+        PeakEwma,
+        LeastRequest,
+        RoundRobin,
+        RingHash,
+        Maglev,
     }
-    set(&mut config.stable, fields.get("stable"), |c| c.duration(Duration::ZERO..=24 * HOUR));
-    set(&mut config.probe_timeout, fields.get("probe_timeout"), |c| c.duration(10 * MS..=HOUR));
-    set(&mut config.probe_concurrency, fields.get("probe_concurrency"), |c| small(c, 1, 20));
-    set(&mut config.slow_start, fields.get("slow_start"), |c| c.duration(Duration::ZERO..=HOUR));
-    if let Some(cursor) = fields.get("unresponsive") {
-        unresponsive(&cursor, &mut config.unresponsive);
+    let words = [
+        ("p2c_ewma", Word::PeakEwma),
+        ("least_request", Word::LeastRequest),
+        ("round_robin", Word::RoundRobin),
+        ("ring_hash", Word::RingHash),
+        ("maglev", Word::Maglev),
+    ];
+    let mut balancing = Balancing::default();
+    let (mut word, mut key, mut key_at) = (Word::PeakEwma, None, None);
+    if cursor.as_text().is_some() {
+        set(&mut word, Some(cursor.clone()), |c| c.choice(&words));
+    } else {
+        let Some(mut fields) = cursor.map("a word, or a mapping such as {policy: p2c_ewma}") else { return balancing };
+        set(&mut word, fields.get("policy"), |c| c.choice(&words));
+        key_at = fields.get("key");
+        key = key_at.as_ref().and_then(request_key);
+        let zones = [("true", Zoning::Prefer), ("false", Zoning::Ignore)];
+        set(&mut balancing.zone, fields.get("zone_aware"), |c| c.choice(&zones));
+        let subsets = [("true", Subsetting::Tenth), ("false", Subsetting::All)];
+        set(&mut balancing.subset, fields.get("subset"), |c| c.choice(&subsets));
+        fields.finish();
     }
-    fields.finish();
-    if cursor.sink().count() == before {
-        together(cursor, &config);
+    let hashed = matches!(word, Word::RingHash | Word::Maglev);
+    match (&key_at, hashed) {
+        (None, true) => cursor.fault_with("needs a key to hash by", "add {key: {header: x-user}}, path or peer"),
+        (Some(at), false) => at.fault_with("is for ring_hash and maglev only", "leave it out, or choose one of them"),
+        _ => {}
     }
-    config
+    let key = key.unwrap_or(RequestKey::Path);
+    balancing.algorithm = match word {
+        Word::PeakEwma => Algorithm::PeakEwma,
+        Word::LeastRequest => Algorithm::LeastRequest,
+        Word::RoundRobin => Algorithm::RoundRobin,
+        Word::RingHash => Algorithm::RingHash(key),
+        Word::Maglev => Algorithm::Maglev(key),
+    };
+    balancing
 }
 
-/// `open: {base: 5s, max: 60s, jitter: 25%}`.
-fn open(cursor: &Cursor<'_>, config: &mut BreakerConfig) {
-    let Some(mut fields) = cursor.map("a mapping such as {base: 5s, max: 60s}") else { return };
-    set(&mut config.open_base, fields.get("base"), |c| c.duration(100 * MS..=HOUR));
-    set(&mut config.open_max, fields.get("max"), |c| c.duration(100 * MS..=24 * HOUR));
-    set(&mut config.jitter_percent, fields.get("jitter"), |c| c.percent(0..=50));
-    fields.finish();
-}
-
-/// `unresponsive: {timeouts: 5, span: 1s}`.
-fn unresponsive(cursor: &Cursor<'_>, config: &mut Unresponsive) {
-    let Some(mut fields) = cursor.map("a mapping such as {timeouts: 5, span: 1s}") else { return };
-    set(&mut config.timeouts, fields.get("timeouts"), |c| small(c, 0, 255));
-    set(&mut config.span, fields.get("span"), |c| c.duration(Duration::ZERO..=600 * SECOND));
-    fields.finish();
-}
-
-/// The bounds that single fields do not have; the breaker names them by its own fields.
-fn together(cursor: &Cursor<'_>, config: &BreakerConfig) {
-    for (field, message) in config.validate().err().unwrap_or_default() {
-        let path: &[&str] = match field {
-            "open_base" => &["open", "base"],
-            "open_max" => &["open", "max"],
-            "jitter_percent" => &["open", "jitter"],
-            _ => &[field],
+/// `path`, `peer` or `{header: x-user}`.
+fn request_key(cursor: &Cursor<'_>) -> Option<RequestKey> {
+    if !cursor.is_map() {
+        return match cursor.as_text() {
+            Some("path") => Some(RequestKey::Path),
+            Some("peer") => Some(RequestKey::Peer),
+            _ => {
+                cursor.must_be_or("path | peer | {header: NAME}", None);
+                None
+            }
         };
-        cursor.sink().fault(&cursor.place_of(path), message, None);
+    }
+    let mut fields = cursor.map("path, peer or {header: NAME}")?;
+    let header = fields.required("header", "the name of a header").and_then(|c| field_name(&c));
+    fields.finish();
+    header.map(RequestKey::Header)
+}
+
+fn field_name(cursor: &Cursor<'_>) -> Option<String> {
+    cursor.parse("a header's name that is neither about the message's framing nor ours", |text| {
+        Some(text.to_ascii_lowercase()).filter(|name| is_field_name(name))
+    })
+}
+
+/// The bounds that a part of `resilience` names by its own fields.
+fn faults(cursor: &Cursor<'_>, checked: Result<(), Vec<(&'static str, String)>>) {
+    for (field, message) in checked.err().unwrap_or_default() {
+        cursor.sink().fault(&cursor.place_of(&[field]), message, None);
     }
 }
 

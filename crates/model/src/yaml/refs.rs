@@ -6,7 +6,8 @@
 use super::mesh::Draft;
 use super::place::{Place, Sink};
 use super::scalar::did_you_mean;
-use crate::name::ServiceName;
+use crate::name::{PolicyName, ServiceName};
+use crate::policy::Probe;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn check(draft: &Draft, sink: &Sink) {
@@ -22,6 +23,7 @@ pub(super) fn check(draft: &Draft, sink: &Sink) {
     }
     overrides(draft, sink);
     targets(draft, sink);
+    probes(draft, sink);
 }
 
 /// Sought only for faults that will be told: it looks at every name.
@@ -42,7 +44,9 @@ fn overrides(draft: &Draft, sink: &Sink) {
         let ids = ids
             .entry(&held.service)
             .or_insert_with(|| service.value.instances.iter().map(|instance| instance.id.as_str()).collect());
-        if service.whole && !ids.contains(instance.as_str()) {
+        // who else serves it is known only at run time
+        let all_written = service.whole && service.value.dns.is_none();
+        if all_written && !ids.contains(instance.as_str()) {
             let remedy = near(sink, instance, ids.iter().copied())
                 .unwrap_or_else(|| format!("its instances are defined in {}", service.place.line_text()));
             let message = format!("service {} has no instance {instance}", held.service);
@@ -60,5 +64,27 @@ fn targets(draft: &Draft, sink: &Sink) {
         let what = if target.labels.is_empty() { "" } else { " and the same labels" };
         let message = format!("targets service {}{what}, as the policy in {} does", target.service, first.line_text());
         sink.fault(&named.place.below("target"), message, Some("merge the two: one object holds everything".into()));
+    }
+}
+
+/// `probe: check` says that no request tests a circuit. Where a service asks for that and has no check, its requests would
+/// after all; through the policy named default it was not asked for.
+fn probes(draft: &Draft, sink: &Sink) {
+    let by_check = |name: &PolicyName| draft.policies.get(name).is_some_and(|p| p.value.probe == Probe::Check);
+    let without = |name: &ServiceName| draft.services.get(name).filter(|s| s.whole && s.value.health.is_none());
+    let tell = |place: &Place, policy: &PolicyName, service: &ServiceName| {
+        let message = format!("policy {policy} probes by the health check, and service {service} has none");
+        sink.fault(place, message, Some("add `health` to the service, or write `probe: request`".into()));
+    };
+    for (name, named) in &draft.services {
+        if let Some(policy) = named.value.policy.as_ref().filter(|p| by_check(p) && without(name).is_some()) {
+            tell(&named.place.below("policy"), policy, name);
+        }
+    }
+    for (policy, named) in &draft.policies {
+        let target = named.value.target.as_ref().map(|target| &target.service);
+        if let Some(service) = target.filter(|service| by_check(policy) && without(service).is_some()) {
+            tell(&named.place.below("target"), policy, service);
+        }
     }
 }

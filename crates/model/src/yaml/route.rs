@@ -149,7 +149,7 @@ fn path(cursor: &Cursor<'_>) -> Option<PathMatch> {
 }
 
 /// As it stands in a request line, without the query.
-fn path_text(cursor: &Cursor<'_>) -> Option<String> {
+pub(super) fn path_text(cursor: &Cursor<'_>) -> Option<String> {
     let text = cursor.text("a path that begins with '/'")?;
     if !text.starts_with('/') {
         cursor.fault_with(format!("must begin with '/', got {}", shown(text)), "a path without its host");

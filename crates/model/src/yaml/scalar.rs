@@ -40,6 +40,28 @@ pub fn duration_text(duration: Duration) -> String {
     if text.is_empty() { "0s".into() } else { text }
 }
 
+/// `0.01`, `1`, `1%`, `0.5%`: a share in millionths. Not below a millionth, no sign, no exponent.
+pub(super) fn parse_millionths(text: &str) -> Option<u32> {
+    let (number, places) = match text.strip_suffix('%') {
+        Some(number) => (number, 4),
+        None => (text, 6),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |t: &str| !t.is_empty() && t.len() <= 9 && t.bytes().all(|b| b.is_ascii_digit());
+    let fraction_kept = fraction.trim_end_matches('0');
+    if !digits(whole) || !digits(fraction) || fraction_kept.len() > places {
+        return None;
+    }
+    let scale = 10_u32.pow(u32::try_from(places).ok()?);
+    let below: u32 = format!("{fraction_kept:0<places$}").parse().ok()?;
+    whole.parse::<u32>().ok()?.checked_mul(scale)?.checked_add(below)
+}
+
+/// `2`, `1.5`: a number in thousandths. Not below a thousandth, no sign, no exponent.
+pub(super) fn parse_thousandths(text: &str) -> Option<u32> {
+    parse_millionths(text).filter(|m| m % 1000 == 0 && !text.ends_with('%')).map(|m| m / 1000)
+}
+
 /// RFC 3339, strictly: `2026-11-22T18:00:00Z`, with a fraction (left out) or an offset such as `+01:00` if need be. Not
 /// before 1970, no leap second.
 pub(super) fn parse_time(text: &str) -> Option<UnixTime> {
@@ -177,6 +199,29 @@ mod tests {
             ["", "5", "s", "5 s", "1.5s", "-1s", "30s1m", "1s1s", "5d", "5S", "99999999999999999999s", "9999999h"]
         {
             assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_fractions_or_percentages_to_the_millionth() {
+        for (text, millionths) in [
+            ("0", 0),
+            ("0.01", 10_000),
+            ("1", 1_000_000),
+            ("1.0", 1_000_000),
+            ("1%", 10_000),
+            ("0.5%", 5_000),
+            ("0.0001%", 1),
+            ("0.000001", 1),
+            ("100%", 1_000_000),
+            ("0.010000000", 10_000),
+        ] {
+            assert_eq!(parse_millionths(text), Some(millionths), "{text}");
+        }
+        for text in
+            ["", "%", ".5", "5.", "-1", "1e-2", "0.0000001", "0.00001%", "1 %", "4294967296", "99999999999", "½"]
+        {
+            assert_eq!(parse_millionths(text), None, "{text}");
         }
     }
 

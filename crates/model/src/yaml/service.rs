@@ -4,6 +4,7 @@
 //! instance's address is an IP address and a port, and whoever knows names (discovery) writes those.
 
 use super::cursor::{Cursor, Entry};
+use super::health;
 use super::mesh::Draft;
 use super::place::Place;
 use super::scalar::clipped;
@@ -21,6 +22,8 @@ pub(super) fn service(entry: &Entry<'_>, name: &ServiceName, draft: &mut Draft) 
         policy: None,
         identity: own,
         allow: Allow::default(),
+        health: None,
+        dns: None,
         instances: Vec::new(),
     };
     if entry.value.is_null() {
@@ -32,6 +35,8 @@ pub(super) fn service(entry: &Entry<'_>, name: &ServiceName, draft: &mut Draft) 
     if let Some(identity) = fields.get("identity").and_then(|c| c.name(|text| draft.identity(text))) {
         service.identity = identity;
     }
+    service.health = fields.get("health").and_then(|c| health::health(&c));
+    service.dns = fields.get("dns").and_then(|c| health::dns(&c));
     service.allow = fields.get("allow").map(|c| allow(&c, draft)).unwrap_or_default();
     if let Some(cursor) = fields.get("instances") {
         service.instances = instances(&cursor, &service.identity, draft);
@@ -90,6 +95,8 @@ fn instance(cursor: &Cursor<'_>, service: &SpiffeId, draft: &Draft) -> Option<In
         sidecar: None,
         weight: 1,
         labels: BTreeMap::new(),
+        zone: None,
+        down: false,
     };
     if !cursor.is_map() {
         return reachable(cursor).map(plain);
@@ -102,6 +109,7 @@ fn instance(cursor: &Cursor<'_>, service: &SpiffeId, draft: &Draft) -> Option<In
     let identity = fields.get("identity").map(|c| (c.name(|text| draft.identity(text)), c));
     let weight = fields.get("weight").and_then(|c| c.integer(1..=1000));
     let labels = fields.get("labels").map(|c| labels(&c));
+    let zone = fields.get("zone").and_then(|c| health::zone(&c));
     fields.finish();
     if let (None, Some((_, cursor))) = (&inbound, &identity) {
         cursor.fault_with("needs a sidecar, which proves it", "add `sidecar: ip:port`, or leave the identity out");
@@ -114,11 +122,12 @@ fn instance(cursor: &Cursor<'_>, service: &SpiffeId, draft: &Draft) -> Option<In
     instance_of.id = id.unwrap_or_else(|| instance_of.id.clone());
     instance_of.weight = weight.and_then(|w| u32::try_from(w).ok()).unwrap_or(1);
     instance_of.labels = labels.unwrap_or_default();
+    instance_of.zone = zone;
     instance
 }
 
 /// An address that can be connected to.
-fn reachable(cursor: &Cursor<'_>) -> Option<SocketAddr> {
+pub(super) fn reachable(cursor: &Cursor<'_>) -> Option<SocketAddr> {
     let address =
         cursor.parse("ip:port, such as 10.0.0.7:8080 or [::1]:8080", |text| text.parse::<SocketAddr>().ok())?;
     if address.port() == 0 || address.ip().is_unspecified() {

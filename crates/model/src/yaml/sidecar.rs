@@ -1,5 +1,9 @@
 //! `sidecar`: how one sidecar boots.
 
+mod limits;
+mod register;
+mod telemetry;
+
 use super::cursor::{Cursor, Fields};
 use super::mesh::Draft;
 use super::place::Place;
@@ -13,30 +17,47 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// What else `register` needs.
+struct Peers {
+    control: bool,
+    /// `None`: not written; `Some(None)`: written, with a fault.
+    inbound: Option<Option<SocketAddr>>,
+}
+
 /// `None` has its fault.
 pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarSettings> {
     let mut fields = cursor.map("a mapping")?;
     let mut listeners = Listeners::default();
     let workload = fields.get("workload").and_then(|c| c.name(|text| draft.identity(text)));
-    let control = fields.get("control").and_then(|c| c.parse("host:port of the control plane", host_port));
-    let outbound = fields.get("outbound");
+    let control = fields.get("control").map(|c| controls(&c));
+    let alone = control.is_none();
+    let outbound = fields.get("outbound").map(|c| outbounds(&c, alone, &mut listeners, draft)).unwrap_or_default();
+    let inbound = fields.get("inbound").map(|c| inbound(&c, &mut listeners));
+    let peers = Peers { control: control.is_some(), inbound: inbound.as_ref().map(|i| i.as_ref().map(|i| i.listen)) };
+    let register = fields.get("register").and_then(|c| register::register(&c, &peers));
+    let zone = fields.get("zone").and_then(|c| c.parse("1..253 characters", register::zone));
     let settings = SidecarSettings {
         workload: match workload {
             Some(workload) => workload,
             None => default_workload(cursor, draft)?,
         },
         instance: fields.get("instance").and_then(|c| c.parse("the id of an instance", instance_id)),
+        zone: zone.or_else(|| register.as_ref()?.zone.clone()),
         token_file: path(&mut fields, "token_file"),
         identity: fields.get("identity").and_then(|c| identity(&c)),
         data_dir: path(&mut fields, "data_dir"),
-        outbound: outbound.map(|c| outbounds(&c, control.is_none(), &mut listeners, draft)).unwrap_or_default(),
-        inbound: fields.get("inbound").and_then(|c| inbound(&c, &mut listeners)),
+        outbound,
+        inbound: inbound.flatten(),
+        register,
         admin: fields.get("admin").map(|c| admin(&c, &mut listeners)).unwrap_or_default(),
         access_log: fields.get("access_log").and_then(|c| c.choice(&ACCESS_LOGS)).unwrap_or_default(),
+        telemetry: fields.get("telemetry").map(|c| telemetry::telemetry(&c)).unwrap_or_default(),
         discovery_timeout: duration(&mut fields, "discovery_timeout", 5_000, 10, 60_000),
         drain_timeout: duration(&mut fields, "drain_timeout", 30_000, 0, 3_600_000),
         workers: fields.get("workers").and_then(|c| usize::try_from(c.integer(1..=64)?).ok()).unwrap_or(1),
-        control,
+        forwarded: fields.get("forwarded").and_then(|c| c.choice(&limits::FORWARDED)),
+        limits: fields.get("limits").map(|c| limits::limits(&c)).unwrap_or_default(),
+        control: control.unwrap_or_default(),
     };
     fields.finish();
     Some(settings)
@@ -52,6 +73,26 @@ fn default_workload(cursor: &Cursor<'_>, draft: &Draft) -> Option<SpiffeId> {
 fn duration(fields: &mut Fields<'_>, name: &'static str, default: u64, least: u64, most: u64) -> Duration {
     let ms = Duration::from_millis;
     fields.get(name).and_then(|c| c.duration(ms(least)..=ms(most))).unwrap_or(ms(default))
+}
+
+/// At most as many replicas.
+const MAX_CONTROLS: usize = 64;
+
+fn controls(cursor: &Cursor<'_>) -> Vec<String> {
+    let list = cursor.one_or_list("host:port of the control plane, or a list of its replicas");
+    if list.is_empty() || list.len() > MAX_CONTROLS {
+        cursor.fault(format!("must name 1 to {MAX_CONTROLS} control planes, got {}", list.len()));
+    }
+    let mut all: Vec<String> = Vec::new();
+    for one in list {
+        let Some(address) = one.parse("host:port of the control plane", host_port) else { continue };
+        if all.contains(&address) {
+            one.fault(format!("{address} is in the list already"));
+        } else {
+            all.push(address);
+        }
+    }
+    all
 }
 
 fn host_port(text: &str) -> Option<String> {

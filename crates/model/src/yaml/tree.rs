@@ -18,6 +18,8 @@ use std::rc::Rc;
 pub(super) struct Node {
     pub(super) line: usize,
     pub(super) column: usize,
+    /// Whether a text stood in quotes; that says nothing to us, but something to other readers of what is written back.
+    pub(super) quoted: bool,
     pub(super) value: Value,
 }
 
@@ -121,12 +123,12 @@ impl Builder<'_> {
                 }
                 let null = plain && matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL");
                 let value = if null { Value::Null } else { Value::Text(text.into()) };
-                self.value(Node { line, column, value })
+                self.value(Node { line, column, quoted: !plain, value })
             }
             Event::Alias(_) => {
                 let remedy = "write the value out, or give it a name: a policy serves many services";
                 self.refuse(line, column, "aliases are not supported", remedy);
-                self.value(Node { line, column, value: Value::Bad })
+                self.value(Node { line, column, quoted: false, value: Value::Bad })
             }
             Event::SequenceStart(_, tag) => self.open(line, column, tag.is_some(), Open::List(Vec::new())),
             Event::MappingStart(_, tag) => {
@@ -159,7 +161,7 @@ impl Builder<'_> {
             Open::List(items) => Value::List(items),
             Open::Map { entries, .. } => Value::Map(entries),
         };
-        self.value(Node { line, column, value })
+        self.value(Node { line, column, quoted: false, value })
     }
 
     /// Puts a finished value where it belongs.
@@ -192,7 +194,7 @@ impl Builder<'_> {
     }
 
     fn key(&mut self, node: Node) {
-        let Node { line, column, value } = node;
+        let Node { line, column, value, .. } = node;
         let next = match value {
             Value::Bad => Next::Ignored,
             Value::Text(text) => self.named_key(Key { line, column, text: text.into() }),

@@ -150,14 +150,17 @@ fn a_service_brings_its_policies_subsets_endpoints_and_overrides() {
     check(
         &web(&world, &[service("inventory")]),
         &expect![[r#"
-        inventory -> Service inventory
-        Policy canary
-        Policy inventory
-        Service inventory
-        Endpoints inventory
-        Override inventory
-        Inbound spiffe://shop.local/web
-    "#]],
+            inventory -> Service inventory
+            Policy canary
+            Policy catalog
+            Policy inventory
+            Service catalog
+            Service inventory
+            Endpoints catalog
+            Endpoints inventory
+            Override inventory
+            Inbound spiffe://shop.local/web
+        "#]],
     );
     check(
         &web(&world, &[service("db")]),

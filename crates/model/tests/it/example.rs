@@ -2,8 +2,10 @@
 
 use crate::{lines, parsed, source};
 use expect_test::expect;
+use fusewire_model::health::{CheckKind, HealthCheck};
+use fusewire_model::policy::Probe;
 use fusewire_model::route::{HeaderValueMatch, PathMatch};
-use fusewire_model::service::{Allow, Hold, Protocol};
+use fusewire_model::service::{Allow, Dns, DnsRecords, Hold, Protocol};
 use fusewire_model::yaml;
 use std::time::Duration;
 
@@ -50,6 +52,45 @@ fn the_example_means_what_it_says() {
 }
 
 #[test]
+fn checks_and_names_start_from_the_defaults() {
+    let mesh = parsed(EXAMPLE).mesh;
+    let service = |name: &str| mesh.services.values().find(|s| s.name.as_str() == name).expect("the service");
+    let (inventory, db) = (service("inventory"), service("db"));
+    assert_eq!(inventory.instances[2].zone.as_deref(), Some("eu-1a"));
+    let (ms, s) = (Duration::from_millis, Duration::from_secs);
+    let kind = CheckKind::Http { path: "/ready?deep=1".into() };
+    let wanted = HealthCheck { kind, port: Some(9000), interval: s(2), timeout: ms(500), up: 3, down: 5 };
+    assert_eq!(inventory.health, Some(wanted));
+    let grpc = CheckKind::Grpc { service: "shop.v1.Catalog".into() };
+    assert_eq!(service("catalog").health, Some(HealthCheck::new(grpc)));
+    assert_eq!(db.health, Some(HealthCheck::new(CheckKind::Tcp)));
+    assert_eq!(service("catalog-v2").health, None);
+
+    let server = Some("127.0.0.1:5353".parse().expect("an address"));
+    let name = "inventory.shop.example".into();
+    assert_eq!(inventory.dns, Some(Dns { name, records: DnsRecords::Address { port: 8080 }, server, refresh: s(10) }));
+    let name = "_pg._tcp.shop.example".into();
+    assert_eq!(db.dns, Some(Dns { name, records: DnsRecords::Srv, server: None, refresh: s(30) }));
+    let probes: Vec<_> = mesh.policies.values().filter(|p| p.probe == Probe::Check).map(|p| p.name.as_str()).collect();
+    assert_eq!(probes, ["inventory"]);
+}
+
+#[test]
+fn a_check_is_written_in_few_words() {
+    for (text, kind) in [
+        ("tcp", CheckKind::Tcp),
+        ("{tcp: }", CheckKind::Tcp),
+        ("{grpc: }", CheckKind::Grpc { service: String::new() }),
+        ("{grpc: \"\"}", CheckKind::Grpc { service: String::new() }),
+        ("{http: /}", CheckKind::Http { path: "/".into() }),
+    ] {
+        let mesh = parsed(&format!("services: {{a: {{health: {text}}}}}")).mesh;
+        let found: Vec<_> = mesh.services.values().map(|s| s.health.clone()).collect();
+        assert_eq!(found, [Some(HealthCheck::new(kind))], "{text}");
+    }
+}
+
+#[test]
 fn routes_keep_their_order_and_normalise_what_they_match() {
     let mesh = parsed(EXAMPLE).mesh;
     let checkout = &mesh.routes[0];
@@ -85,21 +126,196 @@ fn policies_start_from_the_defaults() {
                 mode: Observe,
                 window: 20s,
                 buckets: 20,
+                window_calls: 100,
                 consecutive: 0,
                 min_calls: 20,
                 failure_rate: 60,
                 open_base: 1s,
+                open_factor: 1500,
                 open_max: 90s,
                 stable: 60s,
                 jitter_percent: 10,
                 probe_timeout: 2s,
+                half_open: Rate(
+                    Round {
+                        permits: 10,
+                        concurrency: 2,
+                        max_wait: Some(
+                            30s,
+                        ),
+                        then: Closed,
+                    },
+                ),
                 probe_concurrency: 2,
                 slow_start: 0ns,
                 unresponsive: Unresponsive {
                     timeouts: 3,
                     span: 2s,
                 },
+                slow: Some(
+                    SlowCalls {
+                        over: 1s,
+                        rate: 80,
+                    },
+                ),
+                peer: PeerOutlier {
+                    delta: 10,
+                    z: 5,
+                },
             },
+            service: ServiceConfig {
+                mode: Observe,
+                throttle: Some(
+                    ThrottleConfig {
+                        k_percent: 150,
+                    },
+                ),
+                open: Any,
+                failure_rate: 60,
+                min_calls: 50,
+                window: 20s,
+                recent_rate: 30,
+                open_base: 1s,
+                open_max: 60s,
+                stable: 60s,
+                jitter_percent: 10,
+                permits: 20,
+                concurrency: 5,
+                probe_timeout: 5s,
+                ramp: 20s,
+            },
+            scope: Route,
+            exhausted: Spill(
+                40,
+            ),
+            classify: ClassRules {
+                hard: [
+                    500..=500,
+                    505..=511,
+                ],
+                soft: [
+                    429..=429,
+                ],
+                ok: [
+                    501..=501,
+                ],
+                grpc_hard: [
+                    13,
+                    2,
+                ],
+                grpc_soft: [
+                    14,
+                ],
+                grpc_ok: [
+                    15,
+                ],
+            },
+            balancing: Balancing {
+                algorithm: RingHash(
+                    Header(
+                        "x-user",
+                    ),
+                ),
+                zone: Prefer,
+                subset: Tenth,
+            },
+            limits: Limits {
+                inbound: InboundLimits {
+                    concurrency: QueueGuard(
+                        GuardConfig {
+                            target: 200ms,
+                            queue: 20ms,
+                            min: 8,
+                        },
+                    ),
+                    rate: Some(
+                        RateLimit {
+                            rate: RateConfig {
+                                requests: 1000,
+                                per: 1s,
+                                burst: 100,
+                            },
+                            key: Some(
+                                Peer,
+                            ),
+                        },
+                    ),
+                },
+                bulkhead: BulkheadConfig {
+                    max_connections: 100,
+                    max_pending: 50,
+                    max_requests: 500,
+                },
+                rate: Some(
+                    RateLimit {
+                        rate: RateConfig {
+                            requests: 10,
+                            per: 60s,
+                            burst: 5,
+                        },
+                        key: Some(
+                            Header(
+                                "x-tenant",
+                            ),
+                        ),
+                    },
+                ),
+            },
+            priority: Critical,
+            retry: Retry {
+                policy: Policy {
+                    attempts: 4,
+                    on: On(
+                        127,
+                    ),
+                    backoff: BackoffPolicy {
+                        initial: 10ms,
+                        max: 1s,
+                        jitter: Full,
+                    },
+                },
+                per_try_timeout: Some(
+                    1s,
+                ),
+                budget: BudgetConfig {
+                    start: 5000,
+                    cap: 50000,
+                    per_success: 100,
+                    per_second: 500,
+                    active_percent: 30,
+                    active_min: 5,
+                },
+                repeat: Some(
+                    Idempotent,
+                ),
+                hedge: HedgePolicy {
+                    extra: 2,
+                    min_delay: 20ms,
+                },
+            },
+            fallback: [
+                Stale {
+                    max_age: 300s,
+                },
+                Service(
+                    ServiceName(
+                        "catalog",
+                    ),
+                ),
+                Static(
+                    StaticAnswer {
+                        status: 203,
+                        headers: [
+                            (
+                                "content-type",
+                                "application/json",
+                            ),
+                        ],
+                        body: "{\"items\":[]}",
+                        grpc_status: 14,
+                    },
+                ),
+            ],
             timeout: Timeouts {
                 connect: 1s,
                 request: Some(
@@ -110,9 +326,26 @@ fn policies_start_from_the_defaults() {
                 ),
             },
             plain: Allow,
+            probe: Check,
+            sample: Ratio(
+                25000,
+            ),
         }
     "#]]
     .assert_debug_eq(policy("inventory"));
+    let summary = ["catalog", "fast", "legacy", "canary"].map(|name| {
+        let p = policy(name);
+        let retry = (p.retry.policy.attempts, p.retry.policy.on, p.retry.repeat, p.retry.hedge.extra);
+        format!("{name}: {:?}; {:?}; {retry:?}; {:?}", p.balancing.algorithm, p.limits.inbound.concurrency, p.fallback)
+    });
+    expect![[r#"
+        catalog: LeastRequest; Aimd(AimdConfig { initial: 30, min: 10, max: 300, backoff: 0.9, timeout: 2s }); (3, On(31), None, 1); [Fail { status: 504, retry_after: Some(5s) }]
+        fast: Maglev(Path); Gradient2(Gradient2Config { initial: 30.0, min: 10.0, max: 300.0, smoothing: 0.2, queue: 4.0, long_window: 600, warmup: 10, tolerance: 1.5 }); (3, On(1), Some(Unsafe), 0); [Empty]
+        legacy: RoundRobin; Off; (1, On(31), None, 0); []
+        canary: PeakEwma; QueueGuard(GuardConfig { target: 100ms, queue: 50ms, min: 4 }); (3, On(31), None, 0); []
+    "#]].assert_eq(&lines(&summary));
+    let shares = ["inventory", "fast", "canary"].map(|name| policy(name).sample.millionths());
+    assert_eq!(shares, [25_000, 1, 10_000]);
     let canary = policy("canary");
     assert_eq!(canary.timeout.connect, Duration::from_millis(250));
     assert_eq!(canary.breaker.min_calls, policy("inventory").breaker.min_calls);
@@ -134,9 +367,13 @@ fn the_sidecar_section_is_complete() {
                 instance: Some(
                     "web-1",
                 ),
-                control: Some(
-                    "control.shop.local:15010",
+                zone: Some(
+                    "eu-1b",
                 ),
+                control: [
+                    "control-1.shop.local:15010",
+                    "control-2.shop.local:15010",
+                ],
                 token_file: Some(
                     "/run/fusewire/token",
                 ),
@@ -172,6 +409,30 @@ fn the_sidecar_section_is_complete() {
                         app: 127.0.0.2,
                     },
                 ),
+                register: Some(
+                    Register {
+                        address: 10.0.0.9,
+                        ports: {
+                            8080: ServiceName(
+                                "web",
+                            ),
+                            9090: ServiceName(
+                                "web-admin",
+                            ),
+                        },
+                        id: Some(
+                            "web-1",
+                        ),
+                        weight: 3,
+                        zone: Some(
+                            "a",
+                        ),
+                        labels: {
+                            "track": "stable",
+                        },
+                        ttl: 10s,
+                    },
+                ),
                 admin: AdminSettings {
                     listen: Some(
                         127.0.0.1:15020,
@@ -181,9 +442,40 @@ fn the_sidecar_section_is_complete() {
                     ),
                 },
                 access_log: Json,
+                telemetry: Telemetry {
+                    otlp: Collector(
+                        Collector {
+                            tls: true,
+                            host: "collector.shop.example",
+                            port: 4318,
+                            path: "/otlp",
+                            protocol: Http,
+                            headers: {
+                                "x-api-key": (not shown),
+                            },
+                            ca: Some(
+                                "/etc/fusewire/collector.pem",
+                            ),
+                        },
+                    ),
+                    metrics_interval: 15s,
+                    per_instance_metrics: true,
+                },
                 discovery_timeout: 2s,
                 drain_timeout: 60s,
                 workers: 2,
+                forwarded: Some(
+                    Append,
+                ),
+                limits: Limits {
+                    connections: 500,
+                    header_bytes: 32768,
+                    header_count: 200,
+                    target_bytes: 8000,
+                    header_timeout: 5s,
+                    idle_timeout: 60s,
+                    body_timeout: 30s,
+                },
             },
         )
     "#]]
@@ -196,20 +488,37 @@ fn the_sidecar_section_is_complete() {
                 domain_len: 14,
             },
             instance: None,
-            control: None,
+            zone: None,
+            control: [],
             token_file: None,
             identity: None,
             data_dir: None,
             outbound: [],
             inbound: None,
+            register: None,
             admin: AdminSettings {
                 listen: None,
                 socket: None,
             },
             access_log: Off,
+            telemetry: Telemetry {
+                otlp: Control,
+                metrics_interval: 5s,
+                per_instance_metrics: false,
+            },
             discovery_timeout: 5s,
             drain_timeout: 30s,
             workers: 1,
+            forwarded: None,
+            limits: Limits {
+                connections: 10000,
+                header_bytes: 65536,
+                header_count: 100,
+                target_bytes: 32768,
+                header_timeout: 20s,
+                idle_timeout: 3600s,
+                body_timeout: 300s,
+            },
         }
     "#]]
     .assert_debug_eq(&bare);

@@ -67,7 +67,7 @@ fn yaml_that_this_project_does_without_is_refused() {
         mesh.yaml:4:5: services.a.protocol: is already written in line 3 (keep one)
         mesh.yaml:5:3: services.a: is already written in line 2 (keep one)
         --
-        mesh.yaml:3:5: policies.a["<<"]: unknown key (known here: target, breaker, timeout, plain)
+        mesh.yaml:3:5: policies.a["<<"]: unknown key (known here: target, breaker, lb, limit, priority, retry, fallback, timeout, plain, trace)
     "#]].assert_eq(&told(&texts));
 }
 
@@ -116,7 +116,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         mesh.yaml:1:1: service: unknown key (did you mean "services"?)
         --
         mesh.yaml:1:16: services.a.instnces: unknown key (did you mean "instances"?)
-        mesh.yaml:1:30: services.a.color: unknown key (known here: protocol, policy, identity, allow, instances)
+        mesh.yaml:1:30: services.a.color: unknown key (known here: protocol, policy, identity, health, dns, allow, instances)
         --
         mesh.yaml:1:51: services.a.instances[0].lables: unknown key (did you mean "labels"?)
         --
@@ -221,6 +221,7 @@ fn policies_say_what_is_allowed() {
         r"policies: {a: {timeout: {connect: 5, request: 1.5s, idle: 0s}}}",
         r"policies: {a: {timeout: {connect: 2m, request: soon, idle: -1s}}}",
         r"policies: {a: {breaker: on, plain: yes}}",
+        r"policies: {a: {trace: on}, b: {trace: {sample: 101%, rate: 1}}, c: {trace: {sample: 0.00000001}}, d: {trace: {sample: -1}}}",
         r"policies:
   a:
     breaker:
@@ -229,7 +230,7 @@ fn policies_say_what_is_allowed() {
         window: 100ms
         buckets: 20",
         r"services: {a: }
-policies: {p: {target: {service: a, labels: {x: y}}, plain: allow, timeout: {connect: 1s, request: 2s}}}",
+policies: {p: {target: {service: a, labels: {x: y}}, plain: allow, trace: {sample: 1}, timeout: {connect: 1s, request: 2s}}}",
         r"services: {a: }
 policies: {default: {target: {service: a}}}",
         r"services: {a: }
@@ -257,16 +258,83 @@ policies:
         mesh.yaml:1:25: policies.a.breaker: must be `off` or a mapping, got "on" (for a trial write {instance: {mode: observe}})
         mesh.yaml:1:36: policies.a.plain: must be allow | deny, got "yes"
         --
+        mesh.yaml:1:23: policies.a.trace: must be a mapping such as {sample: 1%}, got "on"
+        mesh.yaml:1:48: policies.b.trace.sample: must be a share 0..1 or 0%..100%, to the millionth, got "101%"
+        mesh.yaml:1:54: policies.b.trace.rate: unknown key (known here: sample)
+        mesh.yaml:1:85: policies.c.trace.sample: must be a share 0..1 or 0%..100%, to the millionth, got "0.00000001"
+        mesh.yaml:1:119: policies.d.trace.sample: must be a share 0..1 or 0%..100%, to the millionth, got "-1"
+        --
         mesh.yaml:5:15: policies.a.breaker.instance.open.max: must be at least open_base 120s, got 60s
         mesh.yaml:7:18: policies.a.breaker.instance.buckets: 20 buckets of 100ms are under 10ms each
         --
         mesh.yaml:2:61: policies.p.plain: cannot be set for labelled instances, only breaker.instance and timeout.connect can (set it in the policy of the service)
-        mesh.yaml:2:100: policies.p.timeout.request: cannot be set for labelled instances, only breaker.instance and timeout.connect can (set it in the policy of the service)
+        mesh.yaml:2:75: policies.p.trace: cannot be set for labelled instances, only breaker.instance and timeout.connect can (set it in the policy of the service)
+        mesh.yaml:2:120: policies.p.timeout.request: cannot be set for labelled instances, only breaker.instance and timeout.connect can (set it in the policy of the service)
         --
         mesh.yaml:2:30: policies.default.target: the policy named default applies to every service that has no other (leave the target out, or name the policy differently)
         --
         mesh.yaml:4:3: policies.q.target: targets service a, as the policy in mesh.yaml:3 does (merge the two: one object holds everything)
         mesh.yaml:6:3: policies.s.target: targets service a and the same labels, as the policy in mesh.yaml:5 does (merge the two: one object holds everything)
+    "#]].assert_eq(&told(&texts));
+}
+
+#[test]
+fn checks_and_names_say_what_is_allowed() {
+    let texts = [
+        r"services: {a: {health: http}, b: {health: }, c: {health: {}}, d: {health: {http: /, tcp: }}, e: {health: [tcp]}}",
+        r"services: {a: {health: {http: ready}}, b: {health: {http: '/a#b'}}, c: {health: {http: '/a b?c'}}, d: {health: {grpc: 'a b'}}, e: {health: {tcp: 5432}}}",
+        r"services: {a: {health: {http: /, port: 0, interval: 10ms, timeout: 2m, up: 0, down: 101, every: 1s}}}",
+        r"services: {a: {dns: x.example}, b: {dns: {}}, c: {dns: {name: 10.0.0.1, port: 1}}, d: {dns: {name: a..b, port: 65536}}}",
+        r"services: {a: {dns: {name: x.example, records: srv, port: 80}}, b: {dns: {name: x.example, records: mx}}}",
+        r"services: {a: {dns: {name: x.example, port: 80, server: ns.example, refresh: 0s}}}",
+        r"services: {a: {instances: [{address: 10.0.0.1:80, zone: ''}, {address: 10.0.0.2:80, zone: 'a b'}]}}",
+        r"policies: {a: {breaker: {instance: {probe: health}}}}",
+        r"services: {a: {policy: p}, b: , c: {policy: p, health: tcp}, d: }
+policies:
+  p: {breaker: {instance: {probe: check}}}
+  q: {target: {service: b}, breaker: {instance: {probe: check}}}
+  default: {breaker: {instance: {probe: check}}}",
+    ];
+    expect![[r#"
+        mesh.yaml:1:24: services.a.health: must be one of `http: /path`, `grpc: service.Name` and `tcp`, got "http" (write {http: /ready} or tcp)
+        mesh.yaml:1:35: services.b.health: must be one of `http: /path`, `grpc: service.Name` and `tcp`, got nothing
+        mesh.yaml:1:58: services.c.health: must have exactly one of `http: /path`, `grpc: service.Name` and `tcp`
+        mesh.yaml:1:75: services.d.health: must have exactly one of `http: /path`, `grpc: service.Name` and `tcp`
+        mesh.yaml:1:106: services.e.health: must be one of `http: /path`, `grpc: service.Name` and `tcp`, got a list
+        --
+        mesh.yaml:1:31: services.a.health.http: must begin with '/', got "ready" (a path without its host)
+        mesh.yaml:1:59: services.b.health.http: must be without '?' and '#', since the query is not matched, got "/a#b"
+        mesh.yaml:1:88: services.c.health.http: must be percent-encoded, at most 2048 bytes, without '#', got "/a b?c"
+        mesh.yaml:1:119: services.d.health.grpc: must be a gRPC service's name, or "" for the whole server, got "a b"
+        mesh.yaml:1:146: services.e.health.tcp: must be left empty (write `port: 5432` beside it for another port)
+        --
+        mesh.yaml:1:40: services.a.health.port: must be 1..65535, got 0
+        mesh.yaml:1:53: services.a.health.interval: must be 100ms..1h, got 10ms
+        mesh.yaml:1:68: services.a.health.timeout: must be 10ms..1m, got 2m
+        mesh.yaml:1:76: services.a.health.up: must be 1..100, got 0
+        mesh.yaml:1:85: services.a.health.down: must be 1..100, got 101
+        mesh.yaml:1:90: services.a.health.every: unknown key (known here: http, grpc, tcp, port, interval, timeout, up, down)
+        --
+        mesh.yaml:1:21: services.a.dns: must be a mapping such as {name: db.example.com, port: 5432}, got "x.example"
+        mesh.yaml:1:42: services.b.dns.name: must be given: what is asked for, such as db.example.com
+        mesh.yaml:1:42: services.b.dns.port: must be given (add `port: 5432`, or `records: srv` where the records name it)
+        mesh.yaml:1:63: services.c.dns.name: is an address, not a name (write it under instances)
+        mesh.yaml:1:100: services.d.dns.name: must be a DNS name of letters, digits, '-', '_' and '.', at most 253 characters, got "a..b"
+        mesh.yaml:1:112: services.d.dns.port: must be 1..65535, got 65536
+        --
+        mesh.yaml:1:59: services.a.dns.port: is not for SRV records, which name their own ports (leave it out, or write `records: address`)
+        mesh.yaml:1:101: services.b.dns.records: must be address | srv, got "mx"
+        --
+        mesh.yaml:1:57: services.a.dns.server: must be ip:port, such as 10.0.0.7:8080 or [::1]:8080, got "ns.example"
+        mesh.yaml:1:78: services.a.dns.refresh: must be 1s..1h, got 0s
+        --
+        mesh.yaml:1:57: services.a.instances[0].zone: must be 1..63 letters, digits, '-', '_' and '.', got ""
+        mesh.yaml:1:91: services.a.instances[1].zone: must be 1..63 letters, digits, '-', '_' and '.', got "a b"
+        --
+        mesh.yaml:1:44: policies.a.breaker.instance.probe: must be request | check, got "health"
+        --
+        mesh.yaml:1:12: services.a.policy: policy p probes by the health check, and service a has none (add `health` to the service, or write `probe: request`)
+        mesh.yaml:4:3: policies.q.target: policy q probes by the health check, and service b has none (add `health` to the service, or write `probe: request`)
     "#]].assert_eq(&told(&texts));
 }
 
@@ -366,12 +434,68 @@ overrides:
 }
 
 #[test]
+fn telemetry_says_what_is_allowed_and_never_what_was_written_of_secrets() {
+    let texts = [
+        r"sidecar: {telemetry: on}",
+        r"sidecar: {telemetry: {otlp: on, metrics_interval: 100ms, per_instance_metrics: 1, trace: 1}}",
+        r"sidecar: {telemetry: {otlp: 'http://ada:hunter2@collector:4317'}}",
+        r"sidecar: {telemetry: {otlp: {protocol: udp, headers: 'key: hunter2'}}}",
+        r"sidecar: {telemetry: {otlp: {endpoint: 'http://ada:hunter2@collector:4317'}}}",
+        r"sidecar: {telemetry: {otlp: {endpoint: 'collector:4317?key=hunter2'}}}",
+        r"sidecar: {telemetry: {otlp: {endpoint: 'http://collector:4317/v1'}}}",
+        r"sidecar: {telemetry: {otlp: {endpoint: 'http://collector/?key=hunter2', protocol: http}}}",
+        r"sidecar: {telemetry: {otlp: {endpoint: 'https://collector'}}}",
+        r"sidecar: {telemetry: {otlp: {endpoint: 'http://collector', ca: /ca.pem}}}",
+        r#"sidecar: {telemetry: {otlp: {endpoint: 'http://collector', headers: {Host: a, "b c": d, key: "hunter2\n", x: [hunter2]}}}}"#,
+    ];
+    expect![[r#"
+        mesh.yaml:1:22: sidecar.telemetry: must be a mapping such as {otlp: {endpoint: http://127.0.0.1:4317}}, got "on"
+        --
+        mesh.yaml:1:29: sidecar.telemetry.otlp: must be off, control or a mapping (name a receiver as {endpoint: http://host:port})
+        mesh.yaml:1:51: sidecar.telemetry.metrics_interval: must be 1s..5m, got 100ms
+        mesh.yaml:1:80: sidecar.telemetry.per_instance_metrics: must be true | false, got "1"
+        mesh.yaml:1:83: sidecar.telemetry.trace: unknown key (known here: otlp, metrics_interval, per_instance_metrics)
+        --
+        mesh.yaml:1:29: sidecar.telemetry.otlp: must be off, control or a mapping (name a receiver as {endpoint: http://host:port})
+        --
+        mesh.yaml:1:29: sidecar.telemetry.otlp.endpoint: must be given: http://host:port of an OTLP receiver
+        mesh.yaml:1:40: sidecar.telemetry.otlp.protocol: must be grpc | http, got "udp"
+        mesh.yaml:1:54: sidecar.telemetry.otlp.headers: must be a mapping of header names to values
+        --
+        mesh.yaml:1:40: sidecar.telemetry.otlp.endpoint: must not carry credentials (write them as headers: {authorization: ...}; a base64 of name:password follows the word Basic)
+        --
+        mesh.yaml:1:40: sidecar.telemetry.otlp.endpoint: must be http://host:port or https://host:port (a path goes with protocol: http only)
+        --
+        mesh.yaml:1:40: sidecar.telemetry.otlp.endpoint: must be http://host:port or https://host:port (a path goes with protocol: http only)
+        --
+        mesh.yaml:1:40: sidecar.telemetry.otlp.endpoint: must be http://host:port or https://host:port (a path may follow, a query may not)
+        --
+        mesh.yaml:1:40: sidecar.telemetry.otlp.endpoint: https needs the certificates that the receiver's is verified against (add ca: FILE; for a public authority that of the system, such as /etc/ssl/certs/ca-certificates.crt)
+        --
+        mesh.yaml:1:64: sidecar.telemetry.otlp.ca: is of no use without TLS (write the endpoint with https://)
+        --
+        mesh.yaml:1:70: sidecar.telemetry.otlp.headers.Host: is not the name of a header that can be set
+        mesh.yaml:1:79: sidecar.telemetry.otlp.headers["b c"]: is not the name of a header that can be set
+        mesh.yaml:1:89: sidecar.telemetry.otlp.headers.key: must be visible ASCII text of at most 8192 bytes
+        mesh.yaml:1:107: sidecar.telemetry.otlp.headers.x: must be visible ASCII text of at most 8192 bytes
+    "#]].assert_eq(&told(&texts));
+    assert!(!told(&texts).contains("hunter2"));
+}
+
+#[test]
 fn sidecars_say_what_is_allowed() {
     let texts = [
         r"sidecar: {outbound: [127.0.0.1:1, {listen: 127.0.0.1:1}], inbound: 127.0.0.1:1, admin: {listen: 127.0.0.1:1}}",
         r"sidecar: {outbound: [{listen: 127.0.0.1:1, protocol: opaque}, {service: db}, {listen: 127.0.0.1:2, service: db}]}",
         r"sidecar: {control: control, identity: {key: k}, access_log: xml, workers: 0, discovery_timeout: 1ms, drain_timeout: 2h}",
         r"sidecar: {inbound: {listen: 127.0.0.1:1, app: localhost}, instance: 'a b', data_dir: '', token_file: [a]}",
+        r"sidecar: {register: {ports: {0: shop, web: shop, 1: Shop}, ttl: 1h, weight: 0, id: '', zone: '', nam: x}}",
+        r"sidecar: {control: [c:1, d, 'c:1', {e: 1}]}",
+        r"sidecar: {control: []}",
+        r"sidecar: {control: c:1, inbound: 0.0.0.0:1, register: {ports: {}}}",
+        r"sidecar: {control: c:1, inbound: 127.0.0.1:1, register: {address: localhost, ports: {1: a, 2: a}}}",
+        r"sidecar: {control: c:1, inbound: '[::]:1', register: {address: '::'}}",
+        r"sidecar: {forwarded: drop, limits: {connections: 0, header_bytes: 65537, header_count: 9, target_bytes: 60001, header_timeout: 1ms, idle_timeout: 25h, body_timeout: 0s, bodies: 1}}",
     ];
     expect![[r#"
         mesh.yaml:1:44: sidecar.outbound[1].listen: 127.0.0.1:1 is already listened on, see mesh.yaml:1
@@ -395,6 +519,42 @@ fn sidecars_say_what_is_allowed() {
         mesh.yaml:1:69: sidecar.instance: must be the id of an instance, got "a b"
         mesh.yaml:1:86: sidecar.data_dir: must be a path, got ""
         mesh.yaml:1:102: sidecar.token_file: must be a path, got a list
+        --
+        mesh.yaml:1:21: sidecar.register: needs a control plane, whose registry it is (add sidecar.control)
+        mesh.yaml:1:21: sidecar.register: needs sidecar.inbound, where peers reach the application (add `inbound: ip:port`)
+        mesh.yaml:1:30: sidecar.register.ports.0: a port is 1..65535
+        mesh.yaml:1:39: sidecar.register.ports.web: a port is 1..65535
+        mesh.yaml:1:53: sidecar.register.ports.1: "Shop" is not a service name: use lower-case letters, digits, '-' and '.', at most 253 bytes, beginning and ending with a letter or digit
+        mesh.yaml:1:65: sidecar.register.ttl: must be 1s..10m, got 1h
+        mesh.yaml:1:77: sidecar.register.weight: must be 1..1000, got 0
+        mesh.yaml:1:84: sidecar.register.id: must be 1..253 visible ASCII characters, got ""
+        mesh.yaml:1:94: sidecar.register.zone: must be 1..253 characters, got ""
+        mesh.yaml:1:98: sidecar.register.nam: unknown key (known here: address, ports, id, weight, zone, labels, ttl)
+        --
+        mesh.yaml:1:26: sidecar.control[1]: must be host:port of the control plane, got "d"
+        mesh.yaml:1:29: sidecar.control[2]: c:1 is in the list already
+        mesh.yaml:1:36: sidecar.control[3]: must be host:port of the control plane, got a mapping
+        --
+        mesh.yaml:1:20: sidecar.control: must name 1 to 64 control planes, got 0
+        --
+        mesh.yaml:1:55: sidecar.register: must say its address, since sidecar.inbound is 0.0.0.0 (add `address: ip`, the one that peers reach this host at)
+        mesh.yaml:1:63: sidecar.register.ports: must be 1..64 ports, got 0
+        --
+        mesh.yaml:1:67: sidecar.register.address: must be an IP address that peers can connect to, got "localhost"
+        mesh.yaml:1:95: sidecar.register.ports.2: service a has a port already; an instance has one (register the other port by a sidecar of its own)
+        --
+        mesh.yaml:1:54: sidecar.register.ports: must be given: which port serves which service, such as {8080: shop}
+        mesh.yaml:1:64: sidecar.register.address: must be an IP address that peers can connect to, got "::"
+        --
+        mesh.yaml:1:22: sidecar.forwarded: must be append | replace | remove | keep, got "drop"
+        mesh.yaml:1:50: sidecar.limits.connections: must be 1..1000000, got 0
+        mesh.yaml:1:67: sidecar.limits.header_bytes: must be 1024..65536, got 65537
+        mesh.yaml:1:88: sidecar.limits.header_count: must be 10..1000, got 9
+        mesh.yaml:1:105: sidecar.limits.target_bytes: must be 256..60000, got 60001
+        mesh.yaml:1:128: sidecar.limits.header_timeout: must be 100ms..10m, got 1ms
+        mesh.yaml:1:147: sidecar.limits.idle_timeout: must be 100ms..24h, got 25h
+        mesh.yaml:1:166: sidecar.limits.body_timeout: must be 100ms..24h, got 0s
+        mesh.yaml:1:170: sidecar.limits.bodies: unknown key (known here: connections, header_bytes, header_count, target_bytes, header_timeout, idle_timeout, body_timeout)
     "#]].assert_eq(&told(&texts));
 }
 
@@ -466,4 +626,107 @@ fn long_texts_are_told_in_part() {
     let text = format!("services: {{a: {{protocol: {0}, {0}: 1}}}}", "é".repeat(100_000));
     let faults = yaml::parse(&[source("mesh.yaml", &text)]).expect_err("no protocol");
     assert!(faults.iter().all(|fault| fault.to_string().len() < 600), "{}", lines(&faults));
+}
+
+#[test]
+fn resilience_settings_that_cannot_be_meant_are_told_where_they_stand() {
+    let policy = |text: &str| told(&[&format!("services: {{a: }}\npolicies:\n  p:\n    {text}")]);
+    let texts = [
+        "lb: {policy: ring_hash}",
+        "lb: {policy: p2c_ewma, key: path}",
+        "lb: random",
+        "lb: {policy: maglev, key: {header: Host}}",
+        "limit: {requests: 0, inbound: {algorithm: aimd, min: 10, max: 5}}",
+        "limit: {inbound: {algorithm: off, min: 10}}",
+        "limit: {inbound: {queue: 11s, target: 0s}}",
+        "limit: {rate: {per: 1s}}",
+        "limit: {rate: {requests: 5, key: cookie}}",
+        "priority: high",
+        "retry: {attempts: 6, on: [connect, gateway-error], per_try_timeout: 1}",
+        "retry: {backoff: {initial: 1s, max: 10ms}}",
+        "retry: {budget: {ratio: 2, cap: 0.5}}",
+        "retry: on",
+        "fallback: [{type: fail}, {type: stale, max_age: 5m}]",
+        "fallback: [{type: static, status: 99, headers: {Content-Length: 5, x: ' y'}}]",
+        "fallback: [{type: service, service: b}, {type: stale}, {type: queue}, {}]",
+        "breaker: {classify: {hard: [99, 500-400], grpc_soft: [BUSY, 17]}}",
+        "breaker: {instance: {half_open: {permits: 2, concurrency: 3}, slow: {over: 1s}, peer: {z: 0}}}",
+        "breaker: {instance: {open: {factor: 0.5}}}",
+        "breaker: {service: {throttle: {k: 1}, open: all, permits: 5, concurrency: 6, scope: method}}",
+        "breaker: {service: {open: {base: 10s, max: 5s}}}",
+        "breaker: {exhausted: {spill: 0, envoy_panic: 50}}",
+        "breaker: {exhausted: spill}",
+        "target: {service: a, labels: {x: y}}\n    retry: off\n    breaker: {classify: {}}\n    priority: critical",
+    ];
+    expect![[r#"
+        mesh.yaml:4:9: policies.p.lb: needs a key to hash by (add {key: {header: x-user}}, path or peer)
+        --
+        mesh.yaml:4:33: policies.p.lb.key: is for ring_hash and maglev only (leave it out, or choose one of them)
+        --
+        mesh.yaml:4:9: policies.p.lb: must be p2c_ewma | least_request | round_robin | ring_hash | maglev, got "random"
+        --
+        mesh.yaml:4:40: policies.p.lb.key.header: must be a header's name that is neither about the message's framing nor ours, got "Host"
+        --
+        mesh.yaml:4:23: policies.p.limit.requests: must be 1..1000000, got 0
+        mesh.yaml:4:35: policies.p.limit.inbound: must be min <= initial <= max, got min 10, initial 10, max 5
+        --
+        mesh.yaml:4:39: policies.p.limit.inbound.min: unknown key (known here: algorithm, rate)
+        --
+        mesh.yaml:4:30: policies.p.limit.inbound.queue: must be 0s..10s, got 11s
+        mesh.yaml:4:43: policies.p.limit.inbound.target: must be 1ms..1m, got 0s
+        --
+        mesh.yaml:4:19: policies.p.limit.rate.requests: must be given: how many
+        --
+        mesh.yaml:4:38: policies.p.limit.rate.key: must be path | peer | {header: NAME}, got "cookie"
+        --
+        mesh.yaml:4:15: policies.p.priority: must be normal | critical, got "high"
+        --
+        mesh.yaml:4:23: policies.p.retry.attempts: must be 1..5, got 6
+        mesh.yaml:4:40: policies.p.retry.on[1]: must be connect | not_processed | reset | timeout | gateway_error | unavailable | server_error, got "gateway-error" (did you mean "gateway_error"?)
+        mesh.yaml:4:73: policies.p.retry.per_try_timeout: must be a duration 1ms..24h, got 1 without a unit (write 1s or 1ms)
+        --
+        mesh.yaml:4:41: policies.p.retry.backoff.max: must be initial 1s..1m, got 10ms
+        --
+        mesh.yaml:4:29: policies.p.retry.budget.ratio: must be a share 0..1 or 0%..100%, got "2"
+        --
+        mesh.yaml:4:12: policies.p.retry: must be `off` or a mapping, got "on"
+        --
+        mesh.yaml:4:30: policies.p.fallback[1]: is never tried: what stands before it always answers (change their order)
+        --
+        mesh.yaml:4:39: policies.p.fallback[0].status: must be 200..599, got 99
+        mesh.yaml:4:53: policies.p.fallback[0].headers.Content-Length: is not a header that an answer may be given: it is no name, frames the message, or is ours
+        mesh.yaml:4:75: policies.p.fallback[0].headers.x: must be visible ASCII characters, no space at an end, got " y"
+        --
+        mesh.yaml:4:41: policies.p.fallback[0].service: service b is not defined (add it under services, or correct the name)
+        mesh.yaml:4:45: policies.p.fallback[1].max_age: must be given: how old an answer may be
+        mesh.yaml:4:67: policies.p.fallback[2].type: must be static | stale | service | empty | fail, got "queue"
+        mesh.yaml:4:75: policies.p.fallback[3].type: must be given: static, stale, service, empty or fail
+        --
+        mesh.yaml:4:33: policies.p.breaker.classify.hard[0]: must be an HTTP status 200..599, or a range such as 500-599, got "99"
+        mesh.yaml:4:37: policies.p.breaker.classify.hard[1]: must be an HTTP status 200..599, or a range such as 500-599, got "500-400"
+        mesh.yaml:4:59: policies.p.breaker.classify.grpc_soft[0]: must be a gRPC status such as UNAVAILABLE, or its number 0..16, got "BUSY"
+        mesh.yaml:4:65: policies.p.breaker.classify.grpc_soft[1]: must be a gRPC status such as UNAVAILABLE, or its number 0..16, got "17"
+        --
+        mesh.yaml:4:63: policies.p.breaker.instance.half_open.concurrency: must be 1..2, got 3
+        mesh.yaml:4:73: policies.p.breaker.instance.slow.rate: must be given: the share that opens the circuit
+        mesh.yaml:4:95: policies.p.breaker.instance.peer.z: must be 1..20, got 0
+        --
+        mesh.yaml:4:41: policies.p.breaker.instance.open.factor: must be a factor 1..10, to the thousandth, got "0.5"
+        --
+        mesh.yaml:4:39: policies.p.breaker.service.throttle.k: must be a number 1.1..10, to the hundredth, got "1"
+        mesh.yaml:4:49: policies.p.breaker.service.open: must be off | connect | any, got "all"
+        mesh.yaml:4:79: policies.p.breaker.service.concurrency: must be 1..5, got 6
+        mesh.yaml:4:89: policies.p.breaker.service.scope: must be service | route, got "method"
+        --
+        mesh.yaml:4:48: policies.p.breaker.service.open.max: must be at least open_base 10s, got 5s
+        --
+        mesh.yaml:4:26: policies.p.breaker.exhausted: must have one of spill and envoy_panic
+        mesh.yaml:4:34: policies.p.breaker.exhausted.spill: must be a percentage 1..100, got "0"
+        --
+        mesh.yaml:4:26: policies.p.breaker.exhausted: must be limiter, got "spill"
+        --
+        mesh.yaml:5:12: policies.p.retry: cannot be set for labelled instances, only breaker.instance and timeout.connect can (set it in the policy of the service)
+        mesh.yaml:6:25: policies.p.breaker.classify: cannot be set for labelled instances, only breaker.instance and timeout.connect can (set it in the policy of the service)
+        mesh.yaml:7:15: policies.p.priority: cannot be set for labelled instances, only breaker.instance and timeout.connect can (set it in the policy of the service)
+    "#]].assert_eq(&texts.map(policy).join("--\n"));
 }

@@ -4,6 +4,8 @@ mod any_input;
 mod compiled;
 mod example;
 mod faults;
+mod found;
+mod objects;
 mod versions;
 
 use fusewire_model::yaml::{self, Parsed, Source};

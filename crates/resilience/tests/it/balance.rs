@@ -111,7 +111,7 @@ fn tried_instances_are_not_picked_again() {
     let set = service(4, &BreakerConfig::default());
     for random in 0..200 {
         let tried = [0, 2, 3];
-        let attempt = set.pick(Ask { random, replayable: true, tried: &tried }, at(0)).expect("one is left");
+        let attempt = set.pick(Ask { random, replayable: true, tried: &tried, key: None }, at(0)).expect("one is left");
         assert_eq!(attempt.index(), 1);
     }
 }

@@ -1,9 +1,21 @@
 //! The crate as its callers see it, in virtual time.
 
 mod balance;
+mod circuit;
+mod compat;
+mod few;
+mod field;
+mod gray;
 mod invariants;
+mod migrate;
+mod overload;
 mod peers;
+mod policies;
 mod probing;
-mod scenarios;
 mod stress;
+mod suspect;
+mod told;
+#[cfg(feature = "tower")]
+mod tower;
+mod vectors;
 mod world;

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use fusewire_resilience::{Ask, BreakerConfig, ExhaustedCause, Happening, Outcome, State, classify};
+use fusewire_resilience::{
+    Ask, BreakerConfig, ExhaustedCause, Happening, InstanceSet, Outcome, Prober, State, classify,
+};
 
-use crate::world::{Random, at, ms, pick, pick_at, refused, service, states};
+use crate::world::{Instance, Random, at, ms, pick, pick_at, refused, service, slots, states};
+use std::sync::Arc;
 
 fn plain() -> BreakerConfig {
     BreakerConfig { jitter_percent: 0, ..BreakerConfig::default() }
 }
 
-fn break_one(set: &std::sync::Arc<fusewire_resilience::InstanceSet<crate::world::Instance>>, index: usize, now: u64) {
+fn break_one(set: &Arc<InstanceSet<Instance>>, index: usize, now: u64) {
     for _ in 0..5 {
         pick_at(set, index, at(now)).expect("admitted").end(refused(), at(now));
     }
@@ -41,7 +44,7 @@ fn a_request_that_cannot_be_replayed_is_risked_only_after_a_second_and_then_rare
     let mut random = Random(77);
     let mut probes = Vec::new();
     for now in (5001..20_000).step_by(5) {
-        let ask = Ask { random: random.bits(), replayable: false, tried: &[] };
+        let ask = Ask { random: random.bits(), replayable: false, tried: &[], key: None };
         let attempt = set.pick(ask, at(now)).expect("one is closed");
         if attempt.is_probe() {
             probes.push(now);
@@ -57,7 +60,7 @@ fn rare_traffic_that_cannot_be_replayed_still_brings_the_instance_back() {
     let set = service(2, &plain());
     break_one(&set, 0, 0);
     for now in (6000..20_000).step_by(700) {
-        let ask = Ask { random: u64::MAX, replayable: false, tried: &[] };
+        let ask = Ask { random: u64::MAX, replayable: false, tried: &[], key: None };
         set.pick(ask, at(now)).expect("one is closed").end(Outcome::OK, at(now));
     }
     assert_eq!(states(&set), [State::Closed; 2]);
@@ -71,7 +74,7 @@ fn when_nothing_is_closed_any_request_may_probe_and_one_round_is_finished_first(
     }
     let mut probed = Vec::new();
     for now in (0..20_000).step_by(20) {
-        let ask = Ask { random: now, replayable: false, tried: &[] };
+        let ask = Ask { random: now, replayable: false, tried: &[], key: None };
         match set.pick(ask, at(now)) {
             Ok(attempt) if attempt.is_probe() => {
                 probed.push((attempt.index(), now));
@@ -158,10 +161,10 @@ fn why_there_is_no_instance_is_said() {
     let empty = service(0, &plain());
     assert_eq!(pick(&empty, 1, at(0)).err().map(|e| e.cause), Some(ExhaustedCause::Empty));
     let set = service(2, &plain());
-    let tried = set.pick(Ask { random: 3, replayable: true, tried: &[0, 1] }, at(0));
+    let tried = set.pick(Ask { random: 3, replayable: true, tried: &[0, 1], key: None }, at(0));
     assert_eq!(tried.err().map(|e| e.cause), Some(ExhaustedCause::AllTried));
     break_one(&set, 0, 0);
-    let tried = set.pick(Ask { random: 3, replayable: true, tried: &[1] }, at(1));
+    let tried = set.pick(Ask { random: 3, replayable: true, tried: &[1], key: None }, at(1));
     assert_eq!(tried.err().map(|e| e.cause), Some(ExhaustedCause::AllTried), "the other is open, not due");
 }
 
@@ -190,4 +193,102 @@ fn an_instance_that_comes_back_is_measured_afresh() {
         pick(&set, 1, at(now)).expect("probe").end(Outcome::OK, at(now));
     }
     assert_eq!((states(&set)[0], set.inspect(at(9400))[0].ewma), (State::Closed, None));
+}
+
+/// A service whose first `owned` instances are tested by their owner's questions.
+fn owned(n: usize, owned: usize) -> Arc<InstanceSet<Instance>> {
+    let mut slots = slots(n, &plain());
+    slots.iter_mut().take(owned).for_each(|slot| slot.prober = Prober::Owner);
+    Arc::new(InstanceSet::new(slots))
+}
+
+#[test]
+fn an_owners_questions_bring_an_instance_back_and_no_request_is_ever_its_probe() {
+    let set = owned(3, 3);
+    assert!(set.due_probe(1, at(1)).is_none(), "all are closed");
+    break_one(&set, 0, 0);
+    let mut probes = Vec::new();
+    for now in 4900..6000 {
+        let attempt = pick(&set, now, at(now)).expect("two are closed");
+        assert!(!attempt.is_probe(), "a request at {now}");
+        attempt.end(Outcome::OK, at(now));
+        if let Some(attempt) = set.due_probe(now, at(now)) {
+            assert!(attempt.is_probe() && attempt.index() == 0);
+            probes.push(now);
+            attempt.end(Outcome::OK, at(now));
+        }
+    }
+    assert_eq!(probes, [5001, 5101, 5201]);
+    assert_eq!(states(&set), [State::Closed; 3]);
+}
+
+#[test]
+fn a_question_that_fails_opens_the_circuit_again_and_one_that_is_dropped_changes_nothing() {
+    let set = owned(2, 2);
+    break_one(&set, 0, 0);
+    drop(set.due_probe(1, at(5001)).expect("due"));
+    let attempt = set.due_probe(1, at(5101)).expect("its place is free again");
+    assert!(set.due_probe(1, at(5202)).is_none(), "one at a time");
+    attempt.end(refused(), at(5250));
+    assert_eq!(states(&set)[0], State::Open);
+    assert!(set.due_probe(1, at(5400)).is_none());
+    assert!(set.due_probe(1, at(5250 + 10_001)).is_some(), "twice as long");
+}
+
+#[test]
+fn a_request_may_test_an_owners_instance_only_while_no_circuit_is_closed() {
+    let set = owned(2, 2);
+    break_one(&set, 0, 0);
+    break_one(&set, 1, 10);
+    let mut tested = false;
+    for now in (20..20_000).step_by(20) {
+        if let Ok(attempt) = pick(&set, now, at(now)) {
+            tested |= attempt.is_probe();
+            attempt.end(Outcome::OK, at(now));
+        }
+        if states(&set).contains(&State::Closed) {
+            break;
+        }
+    }
+    assert!(tested, "it would have been refused");
+}
+
+#[test]
+fn requests_go_on_to_test_the_instances_that_are_theirs() {
+    let set = owned(3, 1);
+    break_one(&set, 0, 0);
+    break_one(&set, 1, 0);
+    let (mut by_request, mut by_owner) = (Vec::new(), Vec::new());
+    for now in 5000..7000 {
+        let attempt = pick(&set, now, at(now)).expect("one is closed");
+        if attempt.is_probe() {
+            by_request.push(attempt.index());
+        }
+        attempt.end(Outcome::OK, at(now));
+        if let Some(attempt) = set.due_probe(now, at(now)) {
+            by_owner.push(attempt.index());
+            attempt.end(Outcome::OK, at(now));
+        }
+    }
+    assert_eq!((by_request, by_owner), (vec![1, 1, 1], vec![0, 0, 0]));
+    assert_eq!(states(&set), [State::Closed; 3]);
+}
+
+#[test]
+fn a_refused_probe_ends_the_round_also_while_the_peers_time_out_and_a_timeout_does_not() {
+    for (happening, ends) in [(Happening::ConnectRefused, true), (Happening::Timeout, false)] {
+        let set = service(4, &plain());
+        break_one(&set, 0, 0);
+        for now in (0..5_000).step_by(50) {
+            for index in 1..4 {
+                let strained = now % 100 == 0;
+                let outcome = if strained { classify(Happening::Timeout) } else { Outcome::OK };
+                pick_at(&set, index, at(now)).map(|attempt| attempt.end(outcome, at(now)));
+            }
+        }
+        let probe = (0..100).filter_map(|random| pick(&set, random, at(5_001)).ok()).find(|attempt| attempt.is_probe());
+        probe.expect("it is due").end(classify(happening), at(5_002));
+        let expected = if ends { State::Open } else { State::HalfOpen };
+        assert_eq!(states(&set)[0], expected, "{happening:?}");
+    }
 }

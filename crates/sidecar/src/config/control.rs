@@ -5,8 +5,10 @@ use super::Desk;
 use super::fold::Fold;
 use super::held::{Held, IDLE, Noted};
 use super::saved;
+use crate::controls::{Controls, Pause};
 use crate::mesh::Mesh;
 use crate::trust;
+use crate::work;
 use fusewire_api::{
     MAX_MESSAGE_BYTES, WIRE_VERSIONS, answer_from_wire, kind_from_wire, kind_to_wire, resource_from_wire,
     target_to_wire, v1,
@@ -14,6 +16,7 @@ use fusewire_api::{
 use fusewire_model::resource::{Key, Kind, Resource, Subscription};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -23,9 +26,6 @@ use v1::config_response::Message as Down;
 
 /// Messages towards the control plane that may wait.
 const QUEUE: usize = 256;
-/// Waits between attempts to connect: doubling, with full jitter above the least.
-const MIN_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// How long the control plane may take to answer hello.
 const OPEN: Duration = Duration::from_secs(10);
 /// At most this often is the state written to disk.
@@ -33,12 +33,18 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// The configuration task against a control plane.
 pub(crate) struct Control {
-    /// `host:port`.
-    pub(crate) address: String,
+    pub(crate) controls: Controls,
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-struct State {
+/// How a stream ended that did not fail.
+enum Over {
+    /// Our certificate is under another root now: connect again with it, at once.
+    Renewed,
+    Ended,
+}
+
+pub(super) struct State {
     mesh: Arc<Mesh>,
     held: Held,
     fold: Fold,
@@ -46,40 +52,62 @@ struct State {
     fixed: Vec<Subscription>,
     data_dir: Option<PathBuf>,
     unsaved: bool,
+    saved: Option<Instant>,
 }
 
 impl Control {
-    pub(crate) async fn run(self, mesh: Arc<Mesh>, mut desk: Desk) {
+    /// With what was kept on disk in force.
+    pub(super) fn begin(&self, mesh: Arc<Mesh>, desk: &Desk) -> State {
         let now = mesh.clock.now();
         let held = self.data_dir.as_deref().and_then(|dir| saved::load(dir, now)).unwrap_or_default();
         let services = mesh.settings.outbound.iter().filter_map(|o| o.service.clone());
         let fixed: Vec<Subscription> = services.map(Subscription::Service).collect();
         let fold = Fold::new(&mesh);
-        let mut state = State { mesh, held, fold, fixed, data_dir: self.data_dir.clone(), unsaved: false };
+        let mut state = State { mesh, held, fold, fixed, data_dir: self.data_dir.clone(), unsaved: false, saved: None };
         for subscription in state.fixed.clone() {
             state.held.subscribe(subscription, now);
         }
+        // who is denied, before anybody is let in
+        for stored in state.held.resources.values() {
+            if let Resource::Trust(trust) = &stored.resource
+                && let Err(e) = trust::take(&state.mesh, trust)
+            {
+                tracing::warn!("the roots that were kept: {e}");
+            }
+        }
         if !state.held.version.is_empty() {
             tracing::info!(version = state.held.version, "configuration taken from disk");
-            state.publish(&desk);
+            state.publish(desk);
         }
-        let mut backoff = MIN_BACKOFF;
+        state
+    }
+
+    pub(super) async fn run(self, mut state: State, mut desk: Desk) {
+        let mut pause = Pause::default();
         loop {
             let began = Instant::now();
-            if let Err(e) = self.stream(&mut state, &mut desk).await {
-                tracing::warn!(control = self.address, "configuration stream: {e}");
+            match self.stream(&mut state, &mut desk).await {
+                Ok(Over::Renewed) => continue,
+                Ok(Over::Ended) => {}
+                Err(e) => tracing::warn!(control = self.controls.now(), "configuration stream: {e}"),
             }
+            self.controls.pass();
             state.mesh.metrics.config_connected.set(0);
-            backoff = if began.elapsed() > MAX_BACKOFF { MIN_BACKOFF } else { (backoff * 2).min(MAX_BACKOFF) };
-            let wait = MIN_BACKOFF + (backoff - MIN_BACKOFF).mul_f64(fraction());
-            state.wait_offline(&mut desk, wait).await;
+            state.wait_offline(&mut desk, pause.after(began.elapsed())).await;
         }
     }
 
     /// One stream, from hello to its end.
-    async fn stream(&self, state: &mut State, desk: &mut Desk) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let tls = state.mesh.tls().ok_or("no certificate yet")?;
-        let channel = trust::channel(&self.address, trust::control_client(&tls.identity)?).await?;
+    async fn stream(
+        &self,
+        state: &mut State,
+        desk: &mut Desk,
+    ) -> Result<Over, Box<dyn std::error::Error + Send + Sync>> {
+        let mesh = state.mesh.clone();
+        let mut trust_changes = mesh.belief.subscribe();
+        let tls = mesh.tls().ok_or("no certificate yet")?;
+        let root = tls.identity.root_hash();
+        let channel = trust::channel(self.controls.now(), trust::control_client(&tls.identity)?).await?;
         let (up, requests) = mpsc::channel(QUEUE);
         up.send(request(Up::Hello(state.hello()))).await?;
         let mut client = v1::config_client::ConfigClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -96,12 +124,18 @@ impl Control {
                     }
                 }
                 asked = desk.asks.recv() => {
-                    let Some(asked) = asked else { return Ok(()) };
+                    let Some(asked) = asked else { return Ok(Over::Ended) };
                     if let Noted::New { in_place_of } = state.held.subscribe(asked.clone(), state.mesh.clock.now()) {
                         if let Some(gone) = in_place_of {
                             up.send(unsubscribe(&gone)).await?;
                         }
                         up.send(request(Up::Subscribe(v1::Subscribe { target: Some(target_to_wire(&asked)) }))).await?;
+                    }
+                }
+                _ = trust_changes.changed() => {
+                    // the control plane counts whose certificate is under which root by their connections
+                    if mesh.tls().is_some_and(|tls| tls.identity.root_hash() != root) {
+                        return Ok(Over::Renewed);
                     }
                 }
                 _ = housekeeping.tick() => {
@@ -147,12 +181,16 @@ impl State {
             Down::Resource(resource) => {
                 let (hash, name) = (resource.hash.clone(), resource.name.clone());
                 match resource_from_wire(resource) {
+                    Ok(Resource::Inbound(_)) if self.mesh.leaving.load(Ordering::Relaxed) => None,
                     Ok(resource) => {
-                        if let Resource::Trust(trust) = &resource {
-                            trust::renew_bundle(&self.mesh, trust);
-                        }
-                        self.held.put(hash, resource);
-                        None
+                        let refused = match &resource {
+                            Resource::Trust(trust) => trust::take(&self.mesh, trust).err(),
+                            _ => None,
+                        };
+                        let key = resource.key();
+                        // also trust that only in part could be put in force: whom it denies is denied over a restart too
+                        self.held.put(hash.clone(), resource);
+                        refused.map(|message| self.refuse(&key, hash, message))
                     }
                     Err(e) => {
                         tracing::warn!(name, "refused, the last good one stays in force: {e}");
@@ -176,9 +214,20 @@ impl State {
                 self.held.version.clone_from(&synced.version);
                 self.publish(desk);
                 self.unsaved = true;
+                // the first at once: who is ended right after its start is to know on its return whom to let in
+                if self.saved.is_none_or(|last| last.elapsed() >= SAVE_EVERY) {
+                    self.save();
+                }
                 Some(Up::Ack(v1::Ack { version: synced.version }))
             }
         }
+    }
+
+    fn refuse(&self, key: &Key, hash: String, message: String) -> Up {
+        tracing::warn!(name = key.name, "refused: {message}");
+        self.mesh.metrics.config_nacks.inc();
+        let (kind, name) = (kind_to_wire(key.kind).into(), key.name.clone());
+        Up::Nack(v1::Nack { kind, name, hash, path: "bundle".into(), message, send_whole: false })
     }
 
     fn change(&mut self, change: v1::EndpointsChange) -> Option<Up> {
@@ -204,16 +253,26 @@ impl State {
     }
 
     fn publish(&mut self, desk: &Desk) {
+        let began = self.mesh.clock.now();
         let snapshot = self.fold.snapshot(&self.mesh, &self.held);
-        tracing::debug!(version = snapshot.version, "configuration in force");
+        let version = snapshot.version.clone();
+        tracing::debug!(version, "configuration in force");
+        let known = self.mesh.snapshot.load().version == version;
         desk.publish(&self.mesh, snapshot);
+        // instances come and go within a version, too often to be worth a span
+        if !known {
+            work::tell(&self.mesh, "fusewire.configuration.apply", began, None, |span| {
+                span.text("fusewire.snapshot", &version);
+            });
+        }
     }
 
     fn save(&mut self) {
-        if let Some(dir) = self.data_dir.as_deref().filter(|_| std::mem::take(&mut self.unsaved))
-            && let Err(e) = saved::save(dir, &self.held)
-        {
-            tracing::warn!("{}: the configuration could not be saved: {e}", dir.display());
+        if let Some(dir) = self.data_dir.as_deref().filter(|_| std::mem::take(&mut self.unsaved)) {
+            self.saved = Some(Instant::now());
+            if let Err(e) = saved::save(dir, &self.held) {
+                tracing::warn!("{}: the configuration could not be saved: {e}", dir.display());
+            }
         }
     }
 
@@ -234,9 +293,4 @@ fn request(message: Up) -> v1::ConfigRequest {
 
 fn unsubscribe(gone: &Subscription) -> v1::ConfigRequest {
     request(Up::Unsubscribe(v1::Unsubscribe { target: Some(target_to_wire(gone)) }))
-}
-
-/// Of the wall clock's microseconds: enough to spread reconnecting sidecars.
-fn fraction() -> f64 {
-    (crate::clock::unix_micros() % 1000) as f64 / 1000.0
 }

@@ -2,19 +2,23 @@
 //! and its connections for as long as its key is there (invariant 5), and for a minute after.
 
 use super::held::{Held, Standing, Stored};
+use super::series::Series;
+use crate::bounds::Bounds;
 use crate::clock;
 use crate::mesh::Mesh;
-use crate::snapshot::{InboundPort, Known, Route, RouteRule, Snapshot};
-use crate::upstream::instance::{Instance, InstanceKey};
+use crate::snapshot::{InboundPort, Known, Others, Route, RouteRule, Snapshot, Whole};
+use crate::upstream::instance::{Holder, Instance, InstanceKey};
+use crate::upstream::ledger::Ledger;
 use crate::upstream::service::Upstream;
-use fusewire_model::policy::Policy;
+use fusewire_model::policy::{Algorithm, Fallback, Plain, Policy, Probe, Scope, Subsetting, Zoning};
 use fusewire_model::resource::{Answer, Inbound, Kind, Resource, ServiceSettings, Subscription};
 use fusewire_model::route::RouteTable;
 use fusewire_model::service::{Hold, Instance as Endpoint, Override};
 use fusewire_model::{PolicyName, ServiceName};
-use fusewire_resilience::{Forced, InstanceSet, Mode, Slot, Time};
-use fusewire_telemetry::metrics::{Direction, ServiceMetrics};
+use fusewire_resilience::{Forced, InstanceSet, Member, Mode, Prober, ServiceScope, SetRules, Slot, Time, balance};
+use fusewire_telemetry::metrics::Direction;
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +41,21 @@ pub(crate) struct Fold {
     app: IpAddr,
     upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
     instances: HashMap<(UpstreamKey, InstanceKey), Kept>,
-    metrics: HashMap<(Direction, ServiceName), Arc<ServiceMetrics>>,
+    series: Series,
+    /// By service: what retries cost and how long answers take does not change with the configuration.
+    ledgers: HashMap<ServiceName, Ledger>,
+    bounds: HashMap<UpstreamKey, Arc<Bounds>>,
+    /// Of this process: what limits by key are looked up with.
+    secret: RandomState,
     overrides: HashMap<ServiceName, Vec<Override>>,
+    /// Of routes' rules, by the rule's name.
+    scopes: HashMap<String, Arc<ServiceScope>>,
+    /// The same of the snapshot before, while one is folded.
+    scopes_before: HashMap<String, Arc<ServiceScope>>,
+    /// This sidecar's zone, hashed; 0: it was not told.
+    zone: u64,
+    /// The same at every start.
+    seed: u64,
 }
 
 impl Fold {
@@ -49,8 +66,15 @@ impl Fold {
             app: settings.inbound.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |i| i.app),
             upstreams: HashMap::new(),
             instances: HashMap::new(),
-            metrics: HashMap::new(),
+            series: Series::default(),
+            ledgers: HashMap::new(),
+            bounds: HashMap::new(),
+            secret: RandomState::new(),
             overrides: HashMap::new(),
+            scopes: HashMap::new(),
+            scopes_before: HashMap::new(),
+            zone: settings.zone.as_deref().map_or(0, |zone| balance::hash(zone.as_bytes())),
+            seed: balance::hash(format!("{}/{:?}", settings.workload.as_str(), settings.instance).as_bytes()),
         }
     }
 
@@ -67,25 +91,45 @@ impl Fold {
         let mut snapshot = Snapshot { version: held.version.clone(), ..Snapshot::default() };
         for Stored { resource, hash } in held.resources.values() {
             if let Resource::Inbound(inbound) = resource {
-                snapshot.inbound = Some(self.inbound(mesh, inbound, hash, &before, now));
+                snapshot.inbound = Some(self.inbound(mesh, held, (inbound, hash), &before, now));
             }
         }
+        snapshot.others = self.others(held);
+        self.scopes_before = std::mem::take(&mut self.scopes);
         let mut routes: HashMap<String, Arc<Route>> = HashMap::new();
         for Stored { resource, .. } in held.resources.values() {
             if let Resource::Route(table) = resource {
-                routes.insert(table.authority.to_string(), Arc::new(self.route(held, table)));
+                routes.insert(table.authority.to_string(), Arc::new(self.route(mesh, held, table, &snapshot.others)));
             }
         }
         for (subscription, standing) in &held.subscriptions {
-            self.answer(&mut snapshot, &routes, subscription, standing);
+            self.answer(mesh, &mut snapshot, &routes, subscription, standing);
         }
         self.forget(mesh, now);
+        let services = self.upstreams.values().filter_map(|u| Some((Whole::Service, u.scope.clone()?)));
+        snapshot.scopes = services.chain(self.scopes.values().map(|scope| (Whole::Route, scope.clone()))).collect();
         snapshot.upstreams = self.upstreams.iter().map(|(key, upstream)| (key.0, upstream.clone())).collect();
         snapshot
     }
 
+    /// The services that some policy falls back to.
+    fn others(&self, held: &Held) -> Others {
+        let policies = held.resources.values().filter_map(|stored| match &stored.resource {
+            Resource::Policy(policy) => Some(policy),
+            _ => None,
+        });
+        let named = policies.flat_map(|policy| &policy.fallback).filter_map(|fallback| match fallback {
+            Fallback::Service(name) => Some(name),
+            _ => None,
+        });
+        let found = named.filter_map(|name| Some((name.clone(), self.upstreams.get(&outbound_key(name))?.clone())));
+        let found: HashMap<_, _> = found.collect();
+        (!found.is_empty()).then(|| Arc::new(found))
+    }
+
     fn answer(
-        &self,
+        &mut self,
+        mesh: &Mesh,
         snapshot: &mut Snapshot,
         routes: &HashMap<String, Arc<Route>>,
         subscription: &Subscription,
@@ -110,19 +154,63 @@ impl Fold {
                 snapshot.services.insert(service.clone(), Arc::new(Known::new(upstream(), used)));
             }
             Subscription::Address(address) => {
-                let route = upstream().map(|u| Arc::new(Route::to(u)));
+                let upstream = upstream();
+                let route = upstream.map(|u| {
+                    let series = self.series.route(&mesh.metrics, u.name.as_str());
+                    Arc::new(Route::to(u, series, snapshot.others.clone()))
+                });
                 snapshot.addresses.insert(*address, Arc::new(Known::new(route, used)));
             }
         }
     }
 
-    fn route(&self, held: &Held, table: &RouteTable) -> Route {
-        let rules = table.rules.iter().map(|rule| RouteRule {
-            upstreams: rule.backends.iter().map(|b| self.upstreams.get(&outbound_key(&b.service)).cloned()).collect(),
-            policy: rule.policy.as_ref().and_then(|name| policy(held, name)),
-            rule: rule.clone(),
+    fn route(&mut self, mesh: &Mesh, held: &Held, table: &RouteTable, others: &Others) -> Route {
+        let rules = table.rules.iter().map(|rule| {
+            let upstreams: Vec<Option<Arc<Upstream>>> =
+                rule.backends.iter().map(|b| self.upstreams.get(&outbound_key(&b.service)).cloned()).collect();
+            let policy = rule.policy.as_ref().and_then(|name| policy(held, name));
+            let first = upstreams.iter().flatten().next();
+            let settings = policy.as_ref().or_else(|| first.map(|upstream| &upstream.policy)).cloned();
+            let scope = settings.filter(|p| p.scope == Scope::Route).map(|p| self.rule_scope(mesh, &rule.name, &p));
+            let metrics = self.series.route(&mesh.metrics, &rule.name);
+            RouteRule { metrics, upstreams, policy, scope, rule: rule.clone() }
         });
-        Route { rules: rules.collect() }
+        Route { rules: rules.collect(), others: others.clone() }
+    }
+
+    /// One for each rule's name, in whichever authorities' tables it stands.
+    fn rule_scope(&mut self, mesh: &Mesh, rule: &str, policy: &Policy) -> Arc<ServiceScope> {
+        let before = self.scopes.get(rule).or_else(|| self.scopes_before.get(rule)).cloned();
+        let scope = self.scope(before.as_ref(), rule, policy, mesh.clock.now());
+        self.scopes.insert(rule.to_owned(), scope.clone());
+        scope
+    }
+
+    fn scope(&self, before: Option<&Arc<ServiceScope>>, name: &str, policy: &Policy, now: Time) -> Arc<ServiceScope> {
+        match before {
+            Some(before) if *before.config() == policy.service => before.clone(),
+            Some(before) => before.reconfigured(policy.service.clone(), now),
+            None => {
+                let seed = self.seed ^ balance::hash(name.as_bytes()) ^ u64::from(std::process::id());
+                ServiceScope::new(name, seed, policy.service.clone(), now)
+            }
+        }
+    }
+
+    fn rules(&self, policy: &Policy) -> SetRules {
+        use fusewire_resilience::Policy as Balancer;
+        SetRules {
+            policy: match policy.balancing.algorithm {
+                Algorithm::PeakEwma => Balancer::TwoChoices,
+                Algorithm::LeastRequest => Balancer::LeastRequest,
+                Algorithm::RoundRobin => Balancer::RoundRobin,
+                Algorithm::RingHash(_) => Balancer::RING_HASH,
+                Algorithm::Maglev(_) => Balancer::Maglev,
+            },
+            few: policy.exhausted,
+            zone: if policy.balancing.zone == Zoning::Prefer { self.zone } else { 0 },
+            subset: (policy.balancing.subset == Subsetting::Tenth).then_some(self.seed),
+        }
     }
 
     fn outbound(
@@ -137,8 +225,8 @@ impl Fold {
         let previous = before.get(&key);
         let fingerprint = fingerprint(held, settings);
         if let Some(same) = previous.filter(|u| u.fingerprint == fingerprint) {
-            for member in same.set.members() {
-                self.instance(&key, member.key.clone(), now);
+            for member in same.set.members().chain(&same.resting) {
+                self.keep(&key, &member.key);
             }
             return same.clone();
         }
@@ -147,45 +235,85 @@ impl Fold {
         let subsets: Vec<_> =
             settings.subsets.iter().filter_map(|s| Some((&s.labels, policy(held, &s.policy)?))).collect();
         let endpoints = held.endpoints(settings.name.as_str()).map(|(e, _)| e.instances.clone()).unwrap_or_default();
+        // Those that are down rest, while there are others: a check can be wrong, and an empty set helps nobody.
+        let all_down = endpoints.iter().all(|endpoint| endpoint.down);
+        let mut resting = Vec::new();
         let slots: Vec<Slot<Instance>> = endpoints
             .iter()
-            .map(|endpoint| {
+            .filter_map(|endpoint| {
                 let carries = |labels: &std::collections::BTreeMap<String, String>| {
                     labels.iter().all(|(name, value)| endpoint.labels.get(name) == Some(value))
                 };
                 let policy = subsets.iter().find(|(labels, _)| carries(labels)).map_or(&main, |(_, policy)| policy);
-                Slot {
-                    member: self.instance(&key, instance_key(endpoint), now),
+                // also for one that rests: it keeps its breaker, its load estimate and its connections
+                let member = self.instance(mesh, &key, instance_key(endpoint), endpoint.zone.as_deref(), now);
+                if endpoint.down && !all_down {
+                    resting.push(member);
+                    return None;
+                }
+                // in clear only where the service's own policy allows it; a route's allows its requests, not our questions
+                let reachable = endpoint.sidecar.is_some() || main.plain == Plain::Allow;
+                let by_check = policy.probe == Probe::Check && settings.health.is_some() && reachable;
+                Some(Slot {
+                    member,
                     config: Arc::new(policy.breaker.clone()),
                     weight: endpoint.weight,
-                }
+                    prober: if by_check { Prober::Owner } else { Prober::Request },
+                })
             })
             .collect();
+        let rules = self.rules(&main);
         let set = match previous {
-            Some(previous) => previous.set.rebuilt(slots),
-            None => InstanceSet::new(slots),
+            Some(previous) => previous.set.rebuilt_with(slots, rules),
+            None => InstanceSet::with_rules(slots, rules),
         };
+        let before = previous.and_then(|previous| previous.scope.as_ref());
+        let by_service = main.scope == Scope::Service;
+        let scope = by_service.then(|| self.scope(before, settings.name.as_str(), &main, now));
         let upstream = Upstream {
             name: settings.name.clone(),
             protocol: settings.protocol,
+            ledger: self.ledger(&settings.name, &main, now),
             policy: main,
             set: Arc::new(set),
-            metrics: self.metrics(mesh, &key),
+            scope,
+            metrics: self.series.service(&mesh.metrics, key.0, &key.1),
+            bounds: self.bounds(mesh, &key),
+            health: settings.health.clone(),
+            resting,
+            all_down: all_down && !endpoints.is_empty(),
             fingerprint,
         };
         self.hold(held, &upstream, now);
         Arc::new(upstream)
     }
 
-    /// Puts the operator's overrides in force, and takes back those that are gone.
+    fn ledger(&mut self, service: &ServiceName, policy: &Policy, now: Time) -> Ledger {
+        let config = &policy.retry.budget;
+        let ledger = match self.ledgers.get(service) {
+            Some(before) => before.under(config, now),
+            None => Ledger::new(config, now),
+        };
+        self.ledgers.insert(service.clone(), ledger.clone());
+        ledger
+    }
+
+    /// Puts the configuration's overrides in force, and takes back those that are gone. One that an operator set by the
+    /// admin socket stays, unless the configuration now says something about that instance.
     fn hold(&mut self, held: &Held, upstream: &Upstream, now: Time) {
         let wanted = match held.get(Kind::Override, upstream.name.as_str()) {
             Some(Stored { resource: Resource::Override(o), .. }) => o.overrides.clone(),
             _ => Vec::new(),
         };
         let before = self.overrides.insert(upstream.name.clone(), wanted.clone()).unwrap_or_default();
-        if wanted.is_empty() && before.is_empty() {
+        // one may be back that was away when its override was taken out
+        let left = |member: &Arc<Instance>| member.node().held().is_some() && member.held_by_hand().is_none();
+        if wanted.is_empty() && before.is_empty() && !upstream.set.members().any(left) {
             return;
+        }
+        if wanted.is_empty() && !upstream.resting.is_empty() {
+            // those that rest are let go of when they are back
+            self.overrides.insert(upstream.name.clone(), before);
         }
         let unix = clock::unix_seconds();
         for (index, member) in upstream.set.members().enumerate() {
@@ -202,6 +330,11 @@ impl Fold {
                 reason: o.reason.clone(),
                 until: o.until.map(|until| now + Duration::from_secs(until - unix)),
             });
+            let same = same_hold(member.node().held().as_ref(), to.as_ref());
+            if same || (to.is_none() && member.held_by_hand().is_some()) {
+                continue;
+            }
+            member.will_be_held(Holder::Configuration);
             upstream.set.set_override(index, to, now);
         }
     }
@@ -210,8 +343,8 @@ impl Fold {
     fn inbound(
         &mut self,
         mesh: &Mesh,
-        inbound: &Inbound,
-        hash: &str,
+        held: &Held,
+        (inbound, hash): (&Inbound, &str),
         before: &HashMap<UpstreamKey, Arc<Upstream>>,
         now: Time,
     ) -> HashMap<u16, InboundPort> {
@@ -219,66 +352,106 @@ impl Fold {
         for port in &inbound.ports {
             let key = (Direction::Inbound, port.service.clone(), port.port);
             let app = InstanceKey { id: "app".into(), address: SocketAddr::new(self.app, port.port), sidecar: None };
-            let member = self.instance(&key, app, now);
-            let fingerprint = format!("{hash}:{}", port.port);
+            let member = self.instance(mesh, &key, app, None, now);
+            let of_service = port.policy.as_ref().and_then(|name| held.get(Kind::Policy, name.as_str()));
+            let fingerprint = format!("{hash}:{}:{}", port.port, of_service.map_or("-", |stored| &stored.hash));
             let upstream = match before.get(&key).filter(|u| u.fingerprint == fingerprint) {
                 Some(same) => same.clone(),
                 None => {
                     let mut policy = Policy::clone(&built_in(&port.service));
                     policy.breaker.mode = Mode::Disabled;
+                    // who calls decides whether to try again
+                    policy.retry.policy.attempts = 1;
+                    if let Some(Stored { resource: Resource::Policy(of_service), .. }) = of_service {
+                        policy.limits = of_service.limits.clone();
+                    }
                     let config = Arc::new(policy.breaker.clone());
+                    let bounds = self.bounds(mesh, &key);
+                    if let Some(gate) = &bounds.gate {
+                        gate.configure(&policy.limits.inbound.concurrency);
+                    }
                     Arc::new(Upstream {
                         name: port.service.clone(),
                         protocol: port.protocol,
+                        ledger: Ledger::new(&policy.retry.budget, now),
                         policy: Arc::new(policy),
-                        set: Arc::new(InstanceSet::new(vec![Slot { member, config, weight: 1 }])),
-                        metrics: self.metrics(mesh, &key),
+                        set: Arc::new(InstanceSet::new(vec![Slot {
+                            member,
+                            config,
+                            weight: 1,
+                            prober: Prober::Request,
+                        }])),
+                        scope: None,
+                        metrics: self.series.service(&mesh.metrics, key.0, &key.1),
+                        bounds,
+                        health: None,
+                        resting: Vec::new(),
+                        all_down: false,
                         fingerprint,
                     })
                 }
             };
             self.upstreams.insert(key, upstream.clone());
-            ports.insert(port.port, InboundPort { allow: port.allow.clone(), upstream });
+            let (health, instance) = (port.health.clone(), port.instance.clone());
+            ports.insert(port.port, InboundPort { allow: port.allow.clone(), health, instance, upstream });
         }
         ports
     }
 
-    fn instance(&mut self, of: &UpstreamKey, key: InstanceKey, now: Time) -> Arc<Instance> {
-        let workers = self.workers;
-        let kept = self
-            .instances
-            .entry((of.clone(), key.clone()))
-            .or_insert_with(|| Kept { instance: Arc::new(Instance::new(key, workers, now)), gone: None });
+    /// One of an upstream that stays as it is.
+    fn keep(&mut self, of: &UpstreamKey, key: &InstanceKey) {
+        if let Some(kept) = self.instances.get_mut(&(of.clone(), key.clone())) {
+            kept.gone = None;
+        }
+    }
+
+    fn instance(
+        &mut self,
+        mesh: &Mesh,
+        of: &UpstreamKey,
+        key: InstanceKey,
+        zone: Option<&str>,
+        now: Time,
+    ) -> Arc<Instance> {
+        let bounds = self.bounds(mesh, of);
+        let kept = self.instances.entry((of.clone(), key.clone())).or_insert_with(|| {
+            let series = (of.0 == Direction::Outbound).then(|| self.series.instance(&mesh.metrics, &of.1, &key.id));
+            let instance = Arc::new(Instance::new((key, zone), self.workers, series, bounds.clone(), now));
+            bounds.knows(&instance);
+            Kept { instance, gone: None }
+        });
         kept.gone = None;
         kept.instance.clone()
     }
 
-    fn metrics(&mut self, mesh: &Mesh, key: &UpstreamKey) -> Arc<ServiceMetrics> {
-        let made = || Arc::new(mesh.metrics.service(key.0, key.1.as_str()));
-        self.metrics.entry((key.0, key.1.clone())).or_insert_with(made).clone()
+    /// What is counted against a service's limits is kept for as long as anybody may count.
+    fn bounds(&mut self, mesh: &Mesh, of: &UpstreamKey) -> Arc<Bounds> {
+        let made = || Arc::new(Bounds::new(of.0, mesh.clock, self.secret.clone()));
+        self.bounds.entry(of.clone()).or_insert_with(made).clone()
     }
 
     /// Lets go of instances that left a minute ago, with their connections, and of the series of services that are gone.
     pub(crate) fn forget(&mut self, mesh: &Mesh, now: Time) {
-        self.instances.retain(|(of, key), kept| {
+        self.instances.retain(|_, kept| {
             let Some(gone) = kept.gone else { return true };
-            if of.0 == Direction::Outbound {
-                mesh.metrics.breaker_state(of.1.as_str(), &key.id, None);
-            }
             kept.instance.tidy(now);
             now.since(gone) < DEPARTED
         });
+        self.bounds.retain(|_, bounds| Arc::strong_count(bounds) > 1);
         let upstreams = &self.upstreams;
-        let there = |d: Direction, name: &ServiceName| upstreams.keys().any(|k| k.0 == d && k.1 == *name);
-        self.metrics.retain(|(direction, name), _| {
-            let stays = there(*direction, name);
-            if !stays {
-                mesh.metrics.forget_service(*direction, name.as_str());
-            }
-            stays
-        });
+        self.series.forget(&mesh.metrics, |d, name| upstreams.keys().any(|k| k.0 == d && k.1 == *name));
+        self.scopes_before.clear();
+        self.ledgers.retain(|name, _| upstreams.contains_key(&outbound_key(name)));
         self.overrides.retain(|name, _| upstreams.contains_key(&outbound_key(name)));
     }
+}
+
+/// Whether an override is in force already. Their ends differ by what the two clocks were cut to.
+fn same_hold(a: Option<&fusewire_resilience::Override>, b: Option<&fusewire_resilience::Override>) -> bool {
+    let (Some(a), Some(b)) = (a, b) else { return a.is_none() && b.is_none() };
+    let apart = a.until.zip(b.until).map_or(Duration::ZERO, |(a, b)| a.since(b).max(b.since(a)));
+    (a.forced, &a.owner, &a.reason, a.until.is_some()) == (b.forced, &b.owner, &b.reason, b.until.is_some())
+        && apart < Duration::from_secs(2)
 }
 
 fn outbound_key(service: &ServiceName) -> UpstreamKey {

@@ -8,11 +8,11 @@ mod fold;
 mod held;
 mod local;
 mod saved;
+mod series;
 
 use crate::fault::Fault;
 use crate::mesh::Mesh;
-use crate::snapshot::{Route, Snapshot};
-use crate::upstream::service::Upstream;
+use crate::snapshot::{Route, Snapshot, Target};
 use fusewire_model::resource::Subscription;
 use fusewire_model::route::Authority;
 use fusewire_model::{ServiceName, World};
@@ -54,6 +54,13 @@ pub(crate) fn directory(timeout: Duration) -> (Directory, Desk) {
 }
 
 impl Directory {
+    /// Changes with every snapshot that is put in force.
+    pub(crate) fn folds(&self) -> watch::Receiver<u64> {
+        let mut folds = self.folded.clone();
+        folds.mark_changed();
+        folds
+    }
+
     /// The route that `text` (a request's authority) means.
     pub(crate) async fn authority(&self, mesh: &Mesh, text: &str, now: Time) -> Result<Arc<Route>, Fault> {
         let held = |key: &str, s: &Snapshot, now: Time| s.authorities.get(key).map(|known| known.touch(now).cloned());
@@ -79,9 +86,12 @@ impl Directory {
     }
 
     /// The service of a listener that is for one service.
-    pub(crate) async fn service(&self, mesh: &Mesh, name: &ServiceName) -> Result<Arc<Upstream>, Fault> {
+    pub(crate) async fn service(&self, mesh: &Mesh, name: &ServiceName) -> Result<Target, Fault> {
         let subscription = || Subscription::Service(name.clone());
-        let held = |s: &Snapshot, now: Time| s.services.get(name).map(|known| known.touch(now).cloned());
+        let held = |s: &Snapshot, now: Time| {
+            let target = |upstream| Target::service(upstream, s.others.clone());
+            s.services.get(name).map(|known| known.touch(now).map(target))
+        };
         if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
             return found.ok_or(Fault::NoRoute);
         }
@@ -121,10 +131,18 @@ pub(crate) enum Source {
     Local(Box<World>),
 }
 
-/// Keeps the snapshot current until the process ends.
-pub(crate) async fn run(mesh: Arc<Mesh>, source: Source, desk: Desk) {
+/// Puts in force what is known already, on disk or in the file, and then keeps the snapshot current until the process ends.
+///
+/// Nobody may be let in before it returns: a peer that comes back at once would be told that it may not.
+pub(crate) fn start(mesh: Arc<Mesh>, source: Source, desk: Desk) {
     match source {
-        Source::Control(control) => control.run(mesh, desk).await,
-        Source::Local(world) => local::run(mesh, *world, desk).await,
+        Source::Control(control) => {
+            let state = control.begin(mesh, &desk);
+            tokio::spawn(control.run(state, desk));
+        }
+        Source::Local(world) => {
+            let local = local::Local::begin(mesh, *world, &desk);
+            tokio::spawn(local.run(desk));
+        }
     }
 }

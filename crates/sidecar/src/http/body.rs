@@ -4,20 +4,26 @@
 //! [`ReplyBody`] closes the books when the stream ends: the permit, the connection, the log line.
 
 use super::exchange::Exchange;
+use super::stale::Copy;
+use super::unread::{Cut, Unread};
+use crate::fault::Fault;
 use crate::upstream::instance::Instance;
 use crate::upstream::send::Held;
 use bytes::{Buf, Bytes};
-use fusewire_resilience::{Attempt, Happening, classify};
+use fusewire_model::policy::Policy;
+use fusewire_resilience::retry::Replay;
+use fusewire_resilience::{Attempt, Happening};
 use fusewire_telemetry::Reason;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,7 +31,7 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The caller's connection broke while its body was being read.
 #[derive(Debug, thiserror::Error)]
 #[error("the caller's body broke off")]
-pub(crate) struct CallerBroke(#[source] hyper::Error);
+pub(crate) struct CallerBroke(#[source] Cut);
 
 /// No byte in either direction for the policy's `timeout.idle`.
 #[derive(Debug, thiserror::Error)]
@@ -37,18 +43,24 @@ pub(crate) struct Idle;
 pub(crate) struct Flow {
     /// Where a body returns to that can be sent from its beginning.
     home: Mutex<Option<Source>>,
+    returned: Notify,
+    /// It cannot be sent from its beginning any more.
+    spent: AtomicBool,
+    /// The caller has not said yet what comes next.
+    waits: AtomicBool,
     pub(crate) received: AtomicU64,
     /// Bumped at every frame in either direction; the idle timer compares.
     moves: AtomicU64,
-    broke: AtomicBool,
+    broke: OnceLock<Fault>,
 }
 
 impl Flow {
-    pub(crate) fn keep(&self, body: Incoming) {
-        self.put(Source { begun: Vec::new(), kept: 0, rest: body });
+    pub(crate) fn keep(&self, body: Unread, replay: Replay) {
+        self.put(Source { begun: Vec::new(), replay, rest: body });
     }
     fn put(&self, source: Source) {
         *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        self.returned.notify_one();
     }
     fn take(&self) -> Option<Source> {
         self.home.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -57,31 +69,49 @@ impl Flow {
     pub(crate) fn is_home(&self) -> bool {
         self.home.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
+    /// Waits until an attempt that has ended has let go of the body: the task of its connection does so, at once.
+    pub(crate) async fn come_home(&self) {
+        let home = async {
+            while !self.is_home() && !self.spent.load(Ordering::Acquire) {
+                self.returned.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(WAY_HOME, home).await;
+    }
+    /// Whether it is the caller that is waited for: its body has not ended.
+    pub(crate) fn waits_for_caller(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
     /// The request was answered: it is not sent again.
     pub(crate) fn forget(&self) {
         drop(self.take());
     }
-    /// Whether the caller's body broke off: what followed from that is nobody else's failure.
-    pub(crate) fn broke(&self) -> bool {
-        self.broke.load(Ordering::Relaxed)
+    /// Why the caller's body broke off, if it did: what followed from that is nobody else's failure.
+    pub(crate) fn broke(&self) -> Option<&Fault> {
+        self.broke.get()
+    }
+    fn spend(&self) {
+        self.spent.store(true, Ordering::Release);
+        self.returned.notify_one();
     }
     fn moved(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Of a body that has begun to flow, this much is kept, so that a request that then proves unsent (the peer's application
-/// is gone, a GOAWAY) can be sent elsewhere: what a form or a call carries. More would be memory for a rare case.
-const KEPT: usize = 64 << 10;
-/// And at most in so many pieces: each costs its own bookkeeping.
+/// What a body that was taken from an attempt may take to be back.
+const WAY_HOME: Duration = Duration::from_millis(50);
+/// What is kept of a body so that it can be sent again is in the worker's `ReplayPool`: 64 KiB each, what a form or a call
+/// carries.
+/// And it is kept in at most so many pieces: each costs its own bookkeeping.
 const PIECES: usize = 64;
 
 /// The caller's body: what was read of it, all of it, and what is yet to come.
 #[derive(Debug)]
 pub(crate) struct Source {
     begun: Vec<Bytes>,
-    kept: usize,
-    rest: Incoming,
+    replay: Replay,
+    rest: Unread,
 }
 
 /// A request body towards an instance.
@@ -91,6 +121,8 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) enum SendBody {
     Empty,
+    /// Our own words, in one piece.
+    Own(Option<Bytes>),
     /// `at`: how many of the kept pieces were sent; `whole`: they are all that was ever read.
     Stream {
         source: Option<Source>,
@@ -105,6 +137,10 @@ impl SendBody {
     pub(crate) fn from_home(flow: &Arc<Flow>) -> Option<Self> {
         Some(Self::Stream { source: Some(flow.take()?), at: 0, whole: true, flow: flow.clone() })
     }
+
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Own(Some(bytes)) }
+    }
 }
 
 impl Body for SendBody {
@@ -112,40 +148,46 @@ impl Body for SendBody {
     type Error = CallerBroke;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CallerBroke>>> {
-        let SendBody::Stream { source: Some(source), at, whole, flow } = self.get_mut() else {
-            return Poll::Ready(None);
+        let (source, at, whole, flow) = match self.get_mut() {
+            SendBody::Stream { source: Some(source), at, whole, flow } => (source, at, whole, flow),
+            SendBody::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            SendBody::Empty | SendBody::Stream { .. } => return Poll::Ready(None),
         };
         if let Some(again) = source.begun.get(*at) {
             *at += 1;
             flow.moved();
             return Poll::Ready(Some(Ok(Frame::data(again.clone()))));
         }
-        let mut frame = ready!(Pin::new(&mut source.rest).poll_frame(cx));
+        let polled = source.rest.poll_frame(cx);
+        flow.waits.store(polled.is_pending(), Ordering::Relaxed);
+        let mut frame = ready!(polled);
         flow.moved();
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    super::headers::strip_ours(trailers);
+                    super::headers::strip_trailers(trailers);
                 }
                 let data = frame.data_ref();
                 let length = data.map_or(0, Bytes::len);
                 flow.received.fetch_add(length as u64, Ordering::Relaxed);
-                source.kept += length;
-                match data.filter(|_| *whole && source.kept <= KEPT && source.begun.len() < PIECES) {
+                match data.filter(|_| *whole && source.begun.len() < PIECES && source.replay.keep(length)) {
                     Some(data) => {
                         source.begun.push(data.clone());
                         *at = source.begun.len();
                     }
                     None => {
                         *whole = false; // too much, or trailers
+                        source.replay.give_up();
                         source.begun = Vec::new();
                         *at = 0;
+                        flow.spend();
                     }
                 }
             }
-            Some(Err(_)) => {
+            Some(Err(e)) => {
                 *whole = false;
-                flow.broke.store(true, Ordering::Relaxed);
+                let _ = flow.broke.set(why_broke(e));
+                flow.spend();
             }
             None => {}
         }
@@ -156,11 +198,16 @@ impl Body for SendBody {
             SendBody::Stream { source: Some(source), at, .. } => {
                 *at >= source.begun.len() && source.rest.is_end_stream()
             }
+            SendBody::Own(bytes) => bytes.is_none(),
             _ => true,
         }
     }
     fn size_hint(&self) -> SizeHint {
-        let SendBody::Stream { source: Some(source), at, .. } = self else { return SizeHint::with_exact(0) };
+        let (source, at) = match self {
+            SendBody::Stream { source: Some(source), at, .. } => (source, at),
+            SendBody::Own(Some(bytes)) => return SizeHint::with_exact(bytes.len() as u64),
+            SendBody::Own(None) | SendBody::Empty | SendBody::Stream { .. } => return SizeHint::with_exact(0),
+        };
         let again: usize = source.begun.iter().skip(*at).map(Bytes::len).sum();
         let (rest, mut hint) = (source.rest.size_hint(), SizeHint::new());
         hint.set_lower(rest.lower().saturating_add(again as u64));
@@ -169,6 +216,23 @@ impl Body for SendBody {
         }
         hint
     }
+}
+
+/// hyper names what it finds wrong with a body by the kind of an I/O error.
+fn why_broke(error: &(dyn std::error::Error + 'static)) -> Fault {
+    let mut source = Some(error);
+    while let Some(e) = source {
+        match e.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            Some(ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
+                return Fault::BadRequest("the body's chunks are malformed, or what is beside them too large".into());
+            }
+            Some(ErrorKind::TimedOut) => {
+                return Fault::CallerSlow("no byte of the request's body within limits.body_timeout");
+            }
+            _ => source = e.source(),
+        }
+    }
+    Fault::CallerGone
 }
 
 impl Drop for SendBody {
@@ -212,13 +276,15 @@ pub(crate) enum ReplyBody {
     /// The mesh's own answer; the exchange ends with it.
     Own {
         text: Full<Bytes>,
+        /// Behind a gRPC message.
+        trailers: Option<HeaderMap>,
         _exchange: Option<Box<Exchange>>,
     },
     Stream(Box<Tracked>),
 }
 
 pub(crate) struct Tracked {
-    inner: Incoming,
+    inner: Unread,
     exchange: Box<Exchange>,
     attempt: Option<Attempt<Instance>>,
     held: Option<Held>,
@@ -226,17 +292,22 @@ pub(crate) struct Tracked {
     idle: Option<IdleTimer>,
     /// gRPC: the status is in the trailers, and a stream without one was cut.
     needs_grpc_status: bool,
+    /// For the day on which the service has no answer.
+    copy: Option<Box<Copy>>,
+    policy: Arc<Policy>,
     sent: u64,
 }
 
 pub(crate) struct Parts {
-    pub(crate) inner: Incoming,
+    pub(crate) inner: Unread,
     pub(crate) exchange: Box<Exchange>,
     pub(crate) attempt: Attempt<Instance>,
     pub(crate) held: Held,
     pub(crate) flow: Option<Arc<Flow>>,
     pub(crate) idle: Option<IdleTimer>,
     pub(crate) needs_grpc_status: bool,
+    pub(crate) copy: Option<Box<Copy>>,
+    pub(crate) policy: Arc<Policy>,
 }
 
 impl Tracked {
@@ -249,6 +320,8 @@ impl Tracked {
             flow: p.flow,
             idle: p.idle,
             needs_grpc_status: p.needs_grpc_status,
+            copy: p.copy,
+            policy: p.policy,
             sent: 0,
         };
         if tracked.inner.is_end_stream() {
@@ -270,11 +343,18 @@ impl Tracked {
             let now = self.exchange.end();
             held.release(self.exchange.worker.index, attempt.member(), now);
         }
-        self.exchange.settle(attempt, classify(happening));
+        if let Some(copy) = self.copy.take()
+            && clean
+            && happening == Happening::Complete
+        {
+            let now = self.exchange.end();
+            self.exchange.worker.mesh.stale.store(*copy, now);
+        }
+        self.exchange.settle(attempt, self.policy.classify.classify(happening));
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
-        super::headers::strip_ours(trailers);
+        super::headers::strip_trailers(trailers);
         if self.needs_grpc_status {
             self.needs_grpc_status = false;
             let happening = match super::headers::grpc_status(trailers) {
@@ -291,7 +371,7 @@ impl Tracked {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        let polled = self.inner.poll_frame(cx);
         match polled {
             Poll::Pending => {
                 if let Some(idle) = &mut self.idle
@@ -309,7 +389,7 @@ impl Tracked {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(e))) => {
-                let left = self.flow.as_ref().is_some_and(|f| f.broke());
+                let left = self.flow.as_ref().is_some_and(|f| f.broke().is_some());
                 self.exchange.reason = Some(if left { Reason::ClientGone } else { Reason::Reset });
                 self.ended(if left { Happening::Local } else { Happening::Truncated }, false);
                 Poll::Ready(Some(Err(e.into())))
@@ -320,6 +400,9 @@ impl Tracked {
                 }
                 if let Some(data) = frame.data_ref() {
                     self.sent += data.remaining() as u64;
+                    if self.copy.as_mut().is_some_and(|copy| !copy.add(data)) {
+                        self.copy = None;
+                    }
                     // hyper does not poll again once the announced length has come
                     if self.inner.is_end_stream() && !self.needs_grpc_status {
                         self.ended(Happening::Complete, true);
@@ -350,13 +433,16 @@ impl Body for ReplyBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
-            ReplyBody::Own { text, .. } => Pin::new(text).poll_frame(cx).map_err(|e| match e {}),
+            ReplyBody::Own { text, trailers, .. } => match ready!(Pin::new(text).poll_frame(cx)) {
+                Some(frame) => Poll::Ready(Some(frame.map_err(|e| match e {}))),
+                None => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            },
             ReplyBody::Stream(tracked) => tracked.poll(cx),
         }
     }
     fn is_end_stream(&self) -> bool {
         match self {
-            ReplyBody::Own { text, .. } => text.is_end_stream(),
+            ReplyBody::Own { text, trailers, .. } => text.is_end_stream() && trailers.is_none(),
             ReplyBody::Stream(tracked) => tracked.inner.is_end_stream(),
         }
     }

@@ -8,6 +8,7 @@ use super::exchange::Exchange;
 use super::headers;
 use super::reply;
 use super::serve::Connection;
+use crate::bounds;
 use crate::fault::Fault;
 use crate::upstream::tunnel;
 use fusewire_resilience::{Happening, classify};
@@ -59,13 +60,21 @@ pub(crate) fn take_upgrade<B: http_body::Body>(
     Ok(Some(Caller { on: hyper::upgrade::on(request), token, form }))
 }
 
+/// The one protocol that is carried on, as [`headers::upgrade_token`] says of HTTP/1.
+fn websocket(token: &[u8]) -> Option<HeaderValue> {
+    token.eq_ignore_ascii_case(b"websocket").then_some(HeaderValue::from_static("websocket"))
+}
+
 /// The two forms that come as CONNECT.
 fn extended<B>(request: &mut Request<B>) -> Option<(Form, HeaderValue)> {
     if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
-        return Some((Form::Http2, HeaderValue::from_str(protocol.as_str()).ok()?));
+        return Some((Form::Http2, websocket(protocol.as_str().as_bytes())?));
     }
-    let token = request.headers().get(&headers::UPGRADE)?.clone();
+    let token = websocket(request.headers().get(&headers::UPGRADE)?.as_bytes())?;
     let path = request.headers().get(&headers::PATH)?.to_str().ok()?;
+    if !path.starts_with(['/', '?']) {
+        return None; // `*` is for OPTIONS alone (RFC 9112, section 3.2.4)
+    }
     let uri = Uri::builder().scheme("http").authority(request.uri().authority()?.as_str()).path_and_query(path);
     *request.uri_mut() = uri.build().ok()?;
     Some((Form::Wire, token))
@@ -126,8 +135,8 @@ pub(crate) async fn tunnel(
 ) -> Response<ReplyBody> {
     let near = hyper::upgrade::on(&mut request);
     let opened = async {
-        let target = connection.route(&request, exchange.started).await?;
-        exchange.routed(&target.upstream);
+        let target = connection.begin(&mut exchange, &request).await?;
+        bounds::enter(&mut exchange, &target, &request, connection.caller).await?;
         let opened = tunnel::open(&mut exchange, &target).await?;
         Ok((opened, target.policy.timeout.idle))
     };
@@ -140,7 +149,7 @@ pub(crate) async fn tunnel(
     let guard = connection.guard.clone();
     tokio::spawn(async move {
         let _guard = guard;
-        let tunnel::Open { io, attempt, _lease } = opened;
+        let tunnel::Open { io, attempt, _kept } = opened;
         if let Ok(near) = near.await {
             tunnel::join(TokioIo::new(near), io, &mut exchange, idle).await;
         }

@@ -2,8 +2,10 @@
 
 use super::body::{Flow, SendBody};
 use super::headers;
+use super::unread::{Message, Unread};
 use crate::upstream::instance::Instance;
 use fusewire_model::service::Protocol;
+use fusewire_resilience::retry::{Repeat, ReplayPool, repeat};
 use http::header::{self, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Version, request};
@@ -25,6 +27,8 @@ pub(crate) struct Outgoing {
     pub(crate) flow: Option<Arc<Flow>>,
     protocol: &'static str,
     is_grpc: bool,
+    /// What belongs together with it, where the service's balancer hashes.
+    pub(crate) key: Option<u64>,
 }
 
 impl Outgoing {
@@ -33,12 +37,14 @@ impl Outgoing {
         request: Request<Incoming>,
         authority: Authority,
         upgrade: Option<HeaderValue>,
-        protocol: &'static str,
+        (protocol, key): (&'static str, Option<u64>),
         idle: bool,
+        replay: &Arc<ReplayPool>,
     ) -> Self {
         let (mut head, body) = request.into_parts();
         head.extensions = http::Extensions::new();
         headers::strip_hop_by_hop(&mut head.headers);
+        headers::plain_length(&mut head.headers);
         headers::strip_ours(&mut head.headers);
         let has_body = upgrade.is_none() && !body.is_end_stream();
         let flow = (has_body || idle).then(Arc::<Flow>::default);
@@ -46,19 +52,39 @@ impl Outgoing {
             head.headers.remove(header::CONTENT_LENGTH); // `0`, or hyper would announce what never comes
         }
         if has_body && let Some(flow) = &flow {
-            flow.keep(body);
+            flow.keep(Unread::new(body, head.version, Message::Request), replay.begin());
         }
-        Self { head, authority, upgrade, has_body, flow, protocol, is_grpc: protocol == "grpc" }
+        Self { head, authority, upgrade, has_body, flow, protocol, is_grpc: protocol == "grpc", key }
     }
 
-    /// Whether the request can serve as a probe: it may be repeated by its method (RFC 9110, section 9.2.2), and nothing
-    /// of it would be lost.
-    pub(crate) fn replayable(&self) -> bool {
-        let idempotent = matches!(
-            self.head.method,
-            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-        );
-        idempotent && self.upgrade.is_none() && !self.has_body
+    pub(crate) fn head(&self) -> &request::Parts {
+        &self.head
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Whether doing it twice is doing it once: as the policy says, by an `Idempotency-Key`, or by its method (RFC 9110,
+    /// section 9.2.2).
+    pub(crate) fn repeat(&self, declared: Option<Repeat>) -> Repeat {
+        if self.upgrade.is_some() {
+            return Repeat::Unsafe; // what follows are bytes
+        }
+        let key = self.head.headers.contains_key(&headers::IDEMPOTENCY_KEY).then_some(Repeat::Idempotent);
+        repeat(self.head.method.as_str(), declared.or(key))
+    }
+
+    /// Whether the request can serve as a probe: it may be repeated, and nothing of it would be lost.
+    pub(crate) fn replayable(&self, declared: Option<Repeat>) -> bool {
+        !self.has_body && self.repeat(declared) == Repeat::Idempotent
+    }
+
+    /// Waits until an attempt that has ended has let go of the body.
+    pub(crate) async fn come_home(&self) {
+        if let Some(flow) = self.flow.as_ref().filter(|_| self.has_body) {
+            flow.come_home().await;
+        }
     }
 
     /// Whether all of the request is there to be sent, again perhaps.

@@ -2,11 +2,17 @@
 //!
 //! Invariant 5: it survives every snapshot that still holds its key; dropping the last reference closes its connections.
 
-use super::pool::Pool;
+use super::dials::Dials;
+use super::pool::{H1, Pool};
+use crate::bounds::Bounds;
 use fusewire_model::service::Sidecar;
-use fusewire_resilience::{Member, Node, Time};
+use fusewire_resilience::{Class, Member, Node, Override, ProbeResult, State, Time, balance};
+use fusewire_telemetry::metrics::{InstanceMetrics, ServiceMetrics};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Address, proven identity and unique id: a reused address is a new instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,16 +26,89 @@ pub(crate) struct InstanceKey {
 pub(crate) struct Instance {
     pub(crate) key: InstanceKey,
     node: Node,
+    /// The same in every sidecar.
+    id: u64,
+    zone: u64,
     pools: Box<[Pool]>,
+    /// Turns to dial for HTTP/1.1, shared by all workers.
+    pub(crate) dials: Dials,
+    /// `None` for the application beside us: what comes in is counted by service.
+    metrics: Option<Arc<InstanceMetrics>>,
+    /// Its service's.
+    pub(crate) bounds: Arc<Bounds>,
+    tally: Tally,
+    /// Whether the override that holds the circuit, if one does, came by the admin socket.
+    by_hand: AtomicBool,
+}
+
+/// What happened to the circuit, until the watch adds it to the service's metrics.
+#[derive(Default)]
+struct Tally {
+    /// Since the last time, by [`ProbeResult::ALL`].
+    probes: [AtomicU64; 4],
+    /// What the node counted, as it was the last time.
+    stale: AtomicU64,
+    would_reject: AtomicU64,
+    /// Up to when the time for which the circuit was not closed is counted; 0 while it is closed.
+    since: AtomicU64,
 }
 
 impl Instance {
-    pub(crate) fn new(key: InstanceKey, workers: usize, now: Time) -> Self {
+    pub(crate) fn new(
+        (key, zone): (InstanceKey, Option<&str>),
+        workers: usize,
+        metrics: Option<Arc<InstanceMetrics>>,
+        bounds: Arc<Bounds>,
+        now: Time,
+    ) -> Self {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         std::process::id().hash(&mut hasher); // so that sidecars do not probe in step
+        let id = balance::hash(format!("{} {}", key.id, key.address).as_bytes());
+        let zone = zone.map_or(0, |zone| balance::hash(zone.as_bytes()));
         let pools = (0..workers).map(|_| Pool::default()).collect();
-        Self { key, node: Node::new(hasher.finish(), now), pools }
+        let dials = Dials::default();
+        Self {
+            key,
+            node: Node::new(hasher.finish(), now),
+            id,
+            zone,
+            pools,
+            dials,
+            metrics,
+            bounds,
+            tally: Tally::default(),
+            by_hand: AtomicBool::new(false),
+        }
+    }
+
+    /// What an operator holds the circuit by, if that came by the admin socket and not with the configuration.
+    pub(crate) fn held_by_hand(&self) -> Option<Override> {
+        self.node.held().filter(|_| self.by_hand.load(Relaxed))
+    }
+
+    /// To be said before the override is set: who looks meanwhile must not take a new one for the other kind.
+    pub(crate) fn will_be_held(&self, by: Holder) {
+        self.by_hand.store(by == Holder::Operator, Relaxed);
+    }
+
+    /// The circuit changed: `at` ends, or begins, time for which it was not closed.
+    pub(crate) fn changed(&self, to: State, at: Time, metrics: &ServiceMetrics) {
+        let since = self.tally.since.swap(if to == State::Closed { 0 } else { at.0.max(1) }, Relaxed);
+        if since != 0 {
+            metrics.open_seconds.inc_by(at.since(Time(since)).as_secs_f64());
+        }
+    }
+
+    /// Adds what happened since the last time to the service's metrics. For the watch alone, which is one.
+    pub(crate) fn count(&self, metrics: &ServiceMetrics, now: Time) {
+        for (seen, counter) in self.tally.probes.iter().zip(&metrics.probes) {
+            counter.inc_by(seen.swap(0, Relaxed));
+        }
+        let more = |now: u64, before: &AtomicU64| now.saturating_sub(before.swap(now, Relaxed));
+        metrics.stale_results.inc_by(more(self.node.stale_results(), &self.tally.stale));
+        metrics.would_reject.inc_by(more(self.node.would_reject(), &self.tally.would_reject));
+        self.changed(self.node.state(), now, metrics);
     }
 
     /// The connections of one worker; a worker never touches another's.
@@ -40,6 +119,17 @@ impl Instance {
     /// The address to dial.
     pub(crate) fn dial_address(&self) -> SocketAddr {
         self.key.sidecar.as_ref().map_or(self.key.address, |s| s.inbound)
+    }
+
+    /// The response's end was reached: the connection is for the next request, here or at another instance.
+    pub(crate) fn give_h1(&self, worker: usize, connection: H1, now: Time) {
+        self.pool(worker).give_h1(connection, now);
+        self.bounds.given_back();
+    }
+
+    /// Closes one connection that nothing is on; whether there was one.
+    pub(crate) fn let_go_of_an_idle_one(&self) -> bool {
+        self.pools.iter().any(Pool::let_go_of_an_idle_one)
     }
 
     /// Lets go of connections that are closed or were idle for long.
@@ -54,8 +144,34 @@ impl Instance {
     }
 }
 
+/// Where an override comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Holder {
+    /// The admin socket of this sidecar.
+    Operator,
+    Configuration,
+}
+
 impl Member for Instance {
     fn node(&self) -> &Node {
         &self.node
+    }
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn zone(&self) -> u64 {
+        self.zone
+    }
+
+    fn ended(&self, class: Class, took: Option<Duration>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.ended(class, took);
+        }
+    }
+
+    fn probed(&self, result: ProbeResult) {
+        self.tally.probes[result as usize].fetch_add(1, Relaxed);
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! HTTP/1.1: a stack of idle connections, the warmest first. HTTP/2: a few shared connections, the first with room
 //! first, and one dial at a time however many requests wait for it. It deliberately has no keys and no limits of its own:
-//! it belongs to one instance, and requests are bounded where they come in.
+//! it belongs to one instance, and the service bounds the connections to all of them (`crate::bounds`).
 //!
 //! Invariant 6: no lock here is held across an await.
 
+use super::dials::Unanswered;
+use super::metered::Gauge;
 use crate::fault::Fault;
 use crate::http::body::SendBody;
 use fusewire_resilience::Time;
@@ -25,13 +27,21 @@ const MAX_IDLE: usize = 256;
 /// An idle connection is closed after this; many applications close theirs at 60 s or more.
 const IDLE: Duration = Duration::from_secs(50);
 
-pub(crate) type H1 = http1::SendRequest<SendBody>;
+/// An HTTP/1.1 connection.
+pub(crate) struct H1 {
+    pub(crate) sender: http1::SendRequest<SendBody>,
+    pub(crate) gauge: Arc<Gauge>,
+    /// Until the first answer.
+    pub(crate) unanswered: Option<Unanswered>,
+}
 
 /// An HTTP/2 connection and how many exchanges are on it.
 pub(crate) struct H2 {
     sender: http2::SendRequest<SendBody>,
     active: AtomicU32,
     idle_since: AtomicU64,
+    /// When the certificate ends that the peer proved itself with, in Unix seconds.
+    until: Option<u64>,
 }
 
 /// A place on a shared HTTP/2 connection, given back when dropped.
@@ -63,7 +73,9 @@ struct State {
 }
 
 #[derive(Default)]
-pub(crate) struct Pool(Mutex<State>);
+pub(crate) struct Pool {
+    state: Mutex<State>,
+}
 
 pub(crate) enum Found {
     Ready(Lease),
@@ -75,13 +87,13 @@ pub(crate) enum Found {
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn take_h1(&self) -> Option<H1> {
         let mut state = self.lock();
         // not ready: closed, or its last response has been read but its own task has not had its turn since
-        let warmest = state.h1.iter().rposition(|(c, _)| c.is_ready() && !c.is_closed())?;
+        let warmest = state.h1.iter().rposition(|(c, _)| c.sender.is_ready() && !c.sender.is_closed())?;
         Some(state.h1.remove(warmest).0)
     }
 
@@ -93,7 +105,7 @@ impl Pool {
 
     /// The response's end was reached; hyper makes the connection ready in the same turn.
     pub(crate) fn give_h1(&self, connection: H1, now: Time) {
-        if connection.is_closed() {
+        if connection.sender.is_closed() {
             return;
         }
         let mut state = self.lock();
@@ -119,11 +131,24 @@ impl Pool {
         Found::Dial(tell, dial)
     }
 
-    pub(crate) fn add_h2(&self, sender: http2::SendRequest<SendBody>, now: Time) {
+    /// Closes one connection that nothing is on; whether there was one.
+    pub(crate) fn let_go_of_an_idle_one(&self) -> bool {
+        let mut state = self.lock();
+        if let Some(coldest) = (!state.h1.is_empty()).then(|| state.h1.remove(0)) {
+            drop(state);
+            drop(coldest);
+            return true;
+        }
+        let idle = state.h2.iter().position(|c| c.active.load(Ordering::Relaxed) == 0);
+        idle.map(|idle| state.h2.remove(idle)).is_some()
+    }
+
+    /// `until`: when the peer's certificate ends, in Unix seconds; no request begins on the connection after it.
+    pub(crate) fn add_h2(&self, sender: http2::SendRequest<SendBody>, until: Option<u64>, now: Time) {
         let mut state = self.lock();
         state.dialling = None;
         let idle_since = AtomicU64::new(now.0);
-        state.h2.push(Arc::new(H2 { sender, active: AtomicU32::new(0), idle_since }));
+        state.h2.push(Arc::new(H2 { sender, active: AtomicU32::new(0), idle_since, until }));
     }
 
     pub(crate) fn dial_failed(&self) {
@@ -133,10 +158,14 @@ impl Pool {
     pub(crate) fn tidy(&self, now: Time) {
         let mut state = self.lock();
         let fresh = |since: Time| now.since(since) < IDLE;
-        state.h1.retain(|(c, since)| !c.is_closed() && fresh(*since));
+        let unix = crate::clock::unix_seconds();
+        state.h1.retain(|(c, since)| !c.sender.is_closed() && fresh(*since));
         state.h2.retain(|c| {
             let busy = c.active.load(Ordering::Relaxed) > 0;
-            !c.sender.is_closed() && (busy || fresh(Time(c.idle_since.load(Ordering::Relaxed))))
+            // what is on one that is let go of is finished
+            !c.sender.is_closed()
+                && c.until.is_none_or(|until| unix < until)
+                && (busy || fresh(Time(c.idle_since.load(Ordering::Relaxed))))
         });
     }
 

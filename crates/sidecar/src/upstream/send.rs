@@ -4,9 +4,11 @@
 
 use super::connect;
 use super::instance::Instance;
+use super::metered::Gauge;
 use super::pool::{H1, Lease};
 use crate::fault::Fault;
 use crate::http::body::SendBody;
+use crate::http::check;
 use crate::mesh::Worker;
 use fusewire_model::policy::Policy;
 use fusewire_resilience::Time;
@@ -14,11 +16,15 @@ use fusewire_telemetry::metrics::ServiceMetrics;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What the exchange holds of its connection until the response body has ended.
 pub(crate) enum Held {
     H1(Box<H1>),
+    /// The same, that nobody else gets: more may come on it than was asked for.
+    Spent {
+        _connection: Box<H1>,
+    },
     H2(Lease),
 }
 
@@ -26,10 +32,18 @@ impl Held {
     /// The body ended as it should: the connection can serve another.
     pub(crate) fn release(self, worker: usize, instance: &Instance, now: Time) {
         match self {
-            Held::H1(connection) => instance.pool(worker).give_h1(*connection, now),
+            Held::H1(connection) => instance.give_h1(worker, *connection, now),
             Held::H2(lease) => lease.touch(now),
+            Held::Spent { .. } => {}
         }
     }
+}
+
+/// What a request is on its way by.
+#[derive(Debug)]
+pub(crate) enum On {
+    H1(Arc<Gauge>),
+    H2,
 }
 
 /// Sends `request` to `instance` in the version that it carries.
@@ -43,8 +57,22 @@ pub(crate) async fn send(
     metrics: &Arc<ServiceMetrics>,
     request: Request<SendBody>,
 ) -> Result<(Response<Incoming>, Held), Fault> {
+    send_on(worker, instance, policy, metrics, request, None).await
+}
+
+/// The same; `begun` is told once there is a connection, and the request goes out.
+pub(crate) async fn send_on(
+    worker: &Worker,
+    instance: &Arc<Instance>,
+    policy: &Policy,
+    metrics: &Arc<ServiceMetrics>,
+    request: Request<SendBody>,
+    begun: Option<&OnceLock<On>>,
+) -> Result<(Response<Incoming>, Held), Fault> {
+    let goes = |on| begun.map(|begun| begun.set(on));
     if request.version() == Version::HTTP_2 {
         let lease = connect::lease_h2(worker, instance, policy, metrics).await?;
+        goes(On::H2);
         match lease.sender().try_send_request(request).await {
             Ok(response) => Ok((response, Held::H2(lease))),
             // a shared connection says goodbye before it closes: a break without is no keep-alive race
@@ -52,7 +80,17 @@ pub(crate) async fn send(
         }
     } else {
         let (mut connection, reused) = connect::take_h1(worker, instance, policy, metrics).await?;
-        match connection.try_send_request(request).await {
+        let method = request.method().clone();
+        connection.gauge.begin();
+        goes(On::H1(connection.gauge.clone()));
+        let sent = connection.sender.try_send_request(request).await;
+        connection.gauge.end();
+        connection.unanswered = None;
+        match sent {
+            Ok(response) if check::may_have_more(&method, &response) => {
+                connection.gauge.spend();
+                Ok((response, Held::Spent { _connection: Box::new(connection) }))
+            }
             Ok(response) => Ok((response, Held::H1(Box::new(connection)))),
             Err(mut e) => Err(send_fault(e.take_message().is_some(), e.error(), reused)),
         }

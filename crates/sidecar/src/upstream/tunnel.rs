@@ -4,17 +4,21 @@ use super::connect;
 use super::instance::Instance;
 use super::pool::Lease;
 use super::service::Wish;
+use crate::bounds::Room;
 use crate::fault::Fault;
 use crate::http::body::SendBody;
 use crate::http::exchange::Exchange;
 use crate::http::{headers, reply};
 use crate::mesh::Worker;
 use crate::snapshot::Target;
+use fusewire_model::policy::Policy;
 use fusewire_resilience::{Attempt, Happening, Member, classify};
 use fusewire_telemetry::Reason;
+use fusewire_telemetry::metrics::ServiceMetrics;
 use http::{HeaderValue, Method, Request, StatusCode, Version};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -51,31 +55,50 @@ impl Io for Box<dyn Io> {
 pub(crate) struct Open {
     pub(crate) io: Box<dyn Io>,
     pub(crate) attempt: Attempt<Instance>,
-    /// The place on the shared connection that the stream takes.
-    pub(crate) _lease: Option<Lease>,
+    pub(crate) _kept: Kept,
+}
+
+/// What a stream of bytes takes for as long as it lasts.
+pub(crate) enum Kept {
+    /// The place on a shared connection.
+    Lease { _lease: Lease },
+    /// A connection's place among the service's.
+    Room { _room: Room },
 }
 
 /// A byte stream to one instance of the target. Nothing was sent yet, so each that fails makes room for the next.
 pub(crate) async fn open(exchange: &mut Exchange, target: &Target) -> Result<Open, Fault> {
     let worker = exchange.worker.clone();
+    exchange.admit(target, worker.mesh.clock.now())?;
     let mut tried: Vec<usize> = Vec::new();
     let mut last = None;
     loop {
-        let wish = Wish { random: worker.random(), replayable: true, tried: &tried };
+        let wish = Wish { random: worker.random(), replayable: true, tried: &tried, key: None };
         let mut attempt = match target.upstream.admit(&wish, worker.mesh.clock.now()) {
             Ok(attempt) => attempt,
-            Err(fault) => return Err(last.unwrap_or(fault)),
+            Err(fault) => {
+                exchange.not_admitted(&fault, worker.mesh.clock.now());
+                return Err(last.unwrap_or(fault));
+            }
         };
+        if last.is_some() {
+            exchange.redials(worker.mesh.clock.now());
+        }
         exchange.attempted(&attempt);
         match open_one(&worker, exchange, target, &attempt).await {
-            Ok((io, _lease)) => {
-                attempt.answered(classify(Happening::Status(200)), worker.mesh.clock.now());
-                return Ok(Open { io, attempt, _lease });
+            Ok((io, _kept)) => {
+                let outcome = classify(Happening::Status(200));
+                exchange.answered(exchange.attempts, &attempt, 200, outcome.class);
+                exchange.conclude_with(outcome);
+                attempt.answered(outcome, worker.mesh.clock.now());
+                return Ok(Open { io, attempt, _kept });
             }
             Err(fault) => {
                 let fault = fault.seen_from(exchange.direction);
                 tried.push(attempt.index());
-                attempt.end(fault.blame(), worker.mesh.clock.now());
+                let (blame, now) = (fault.blame(), worker.mesh.clock.now());
+                exchange.broke(exchange.attempts, fault.reason(), blame, now);
+                attempt.end(blame, now);
                 if !fault.unsent() || exchange.attempts >= MAX_OFFERS {
                     return Err(fault);
                 }
@@ -90,20 +113,37 @@ async fn open_one(
     exchange: &Exchange,
     target: &Target,
     attempt: &Attempt<Instance>,
-) -> Result<(Box<dyn Io>, Option<Lease>), Fault> {
-    let (instance, policy, metrics) = (attempt.member(), &target.policy, &target.upstream.metrics);
+) -> Result<(Box<dyn Io>, Kept), Fault> {
+    if attempt.member().key.sidecar.is_none() && !target.allows_plain(exchange.direction) {
+        return Err(Fault::PlainDenied);
+    }
+    reach(worker, attempt.member(), &target.policy, &target.upstream.metrics, Some(exchange)).await
+}
+
+/// Bytes through to the instance's application, which accepted them. `exchange`: whose trace the way there is part of.
+pub(crate) async fn reach(
+    worker: &Worker,
+    instance: &Arc<Instance>,
+    policy: &Policy,
+    metrics: &Arc<ServiceMetrics>,
+    exchange: Option<&Exchange>,
+) -> Result<(Box<dyn Io>, Kept), Fault> {
     if instance.key.sidecar.is_none() {
-        if !target.allows_plain(exchange.direction) {
-            return Err(Fault::PlainDenied);
-        }
+        let _pending = instance.bounds.pending(policy)?;
+        let found = instance.bounds.room(policy, || None::<Infallible>).await?;
+        let _room = found.unwrap_or_else(|never| match never {});
         metrics.connections.inc();
         let dialled = tokio::time::timeout(policy.timeout.connect, connect::tcp(instance)).await;
         let stream = dialled.unwrap_or(Err(Fault::ConnectTimeout))?;
         instance.node().connected(worker.mesh.clock.now());
-        return Ok((Box::new(stream), None));
+        return Ok((Box::new(stream), Kept::Room { _room }));
     }
     let lease = connect::lease_h2(worker, instance, policy, metrics).await?;
-    let asked = lease.sender().try_send_request(connect_request(instance)?);
+    let mut request = connect_request(instance)?;
+    if let Some(exchange) = exchange {
+        exchange.stamp(request.headers_mut());
+    }
+    let asked = lease.sender().try_send_request(request);
     let answered = tokio::time::timeout(policy.timeout.connect, asked).await.map_err(|_| Fault::ConnectTimeout)?;
     let mut response = answered.map_err(|_| Fault::Unsent)?;
     if response.status() != StatusCode::OK {
@@ -112,6 +152,7 @@ async fn open_one(
         return Err(match reason {
             Some(Reason::AppUnreachable) => Fault::AppUnreachable,
             Some(Reason::ConnectTimeout) => Fault::ConnectTimeout,
+            Some(Reason::Denied) if unprocessed => Fault::Untold,
             Some(Reason::Denied) => Fault::Denied("the instance's sidecar does not let this workload in".into()),
             Some(Reason::Overloaded) if unprocessed => Fault::PeerOverloaded,
             // the two sides' configurations differ for a moment: nobody's failure
@@ -121,7 +162,7 @@ async fn open_one(
         });
     }
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Fault::Unsent)?;
-    Ok((Box::new(TokioIo::new(upgraded)), Some(lease)))
+    Ok((Box::new(TokioIo::new(upgraded)), Kept::Lease { _lease: lease }))
 }
 
 fn connect_request(instance: &Instance) -> Result<Request<SendBody>, Fault> {
