@@ -33,6 +33,16 @@ pub(crate) enum Pays {
     ByRequest,
 }
 
+/// Whom a free worker serves.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Order {
+    First,
+    Last,
+    Any,
+    /// Half the time whoever comes in that moment, before all who wait: threads at a condition variable.
+    Barging,
+}
+
 pub(crate) const PATIENT: Callers = Callers { patience: 1e6, attempts: 1, pays: Pays::Nothing };
 
 #[derive(Clone, Copy)]
@@ -50,6 +60,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) parked: (usize, f64),
     /// All work stops for `.1` seconds at every multiple of `.0`.
     pub(crate) pause: Option<(f64, f64)>,
+    pub(crate) order: Order,
     /// Connections that the application has not accepted yet; one more is not taken, and is given up after 250 ms.
     pub(crate) backlog: usize,
     pub(crate) callers: Callers,
@@ -70,6 +81,7 @@ impl Default for Plan<'_> {
             work: &|_, _| 0.1,
             parked: (0, 0.0),
             pause: None,
+            order: Order::First,
             backlog: usize::MAX,
             callers: PATIENT,
             guarded: true,
@@ -320,12 +332,26 @@ impl<'a> Sim<'a> {
             _ => self.plan.workers,
         };
         while self.busy < workers {
-            let Some(job) = self.backlog.pop_front() else { return };
+            let Some(job) = self.next_job() else { return };
             self.busy += 1;
             let needed = (self.plan.work)(self.second(), &mut self.random);
             let done = self.after_pauses(self.second(), needed);
             self.at(done, Event::Done(job.request, job.attempt));
             self.running.push(job);
+        }
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        match self.plan.order {
+            Order::First => self.backlog.pop_front(),
+            Order::Last => self.backlog.pop_back(),
+            Order::Barging if self.random.unit() < 0.5 => self.backlog.pop_back(),
+            Order::Barging => self.backlog.pop_front(),
+            Order::Any if self.backlog.is_empty() => None,
+            Order::Any => {
+                let at = (self.random.bits() % self.backlog.len() as u64) as usize;
+                self.backlog.swap_remove_back(at)
+            }
         }
     }
 
@@ -359,10 +385,13 @@ impl<'a> Sim<'a> {
     }
 
     fn finish(&mut self, request: usize, attempt: u32) {
-        if let Some(ticket) = self.leave(request, attempt) {
-            self.guard.answered(ticket, Time(self.now));
+        let is_wanted = self.requests[request].live == Some(attempt);
+        match self.leave(request, attempt) {
+            Some(ticket) if is_wanted => self.guard.answered(ticket, Time(self.now)),
+            Some(ticket) => self.guard.answered_in_vain(ticket, Time(self.now)),
+            None => {}
         }
-        if self.requests[request].live == Some(attempt) {
+        if is_wanted {
             self.over(request, Settled::Succeeded);
             self.report.good += u64::from(self.requests[request].arrived >= self.plan.count_from);
         }

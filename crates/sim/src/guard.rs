@@ -3,7 +3,7 @@
 //! H rows count refused requests, the worst of eight seeds, and any is too many. G rows are the guard under load, and the
 //! retry budget without it.
 
-use crate::application::{Callers, PATIENT, Pays, Plan, Report, Sim};
+use crate::application::{Callers, Order, PATIENT, Pays, Plan, Report, Sim};
 use crate::case::{Band, Case, Measured};
 use crate::random::Random;
 
@@ -98,6 +98,19 @@ fn halved(callers: Callers, guard: Guard, backlog: usize, seed: u64) -> f64 {
     .goodput()
 }
 
+/// 85 % load of callers that ask four times, the capacity halved for three seconds; what succeeds from five seconds later on.
+fn impatient(guard: Guard, order: Order, seed: u64) -> f64 {
+    let work = |second: f64, random: &mut Random| {
+        let halved = (10.0..13.0).contains(&second);
+        random.erlang4(if halved { 0.1 } else { 0.05 })
+    };
+    let callers = Callers { attempts: 4, ..NAIVE };
+    let guarded = guard == Guard::On;
+    let rate = |_| 170.0;
+    let timed = Plan { seconds: 40.0, count_from: 18.0, ..Plan::default() };
+    Sim::run(Plan { rate: &rate, work: &work, callers, guarded, order, seed, ..timed }).goodput()
+}
+
 fn least(seeds: u64, of: impl Fn(u64) -> f64) -> f64 {
     (1..=seeds).map(of).fold(f64::INFINITY, f64::min)
 }
@@ -177,6 +190,13 @@ fn loaded() -> Vec<Case> {
             Measured::of(refused as f64 * 1000.0 / requests as f64)
         }),
     ];
+    cases.extend([("newest", Order::Last), ("any", Order::Any), ("barging", Order::Barging)].map(|(word, order)| {
+        let asks = "four tries, served in this order: goodput % from 5 s on";
+        Case::new(format!("G9 {word}"), asks, Band::AtLeast(90.0), move || {
+            let guarded = least(20, |seed| impatient(Guard::On, order, seed));
+            Measured::of(guarded).beside(impatient(Guard::Off, order, 1))
+        })
+    }));
     cases.extend([16, 64, 128].map(|backlog| {
         Case::new(format!("G3/{backlog}"), "as G1, a listen backlog this short", Band::AtLeast(98.0), move || {
             let guarded = least(5, |seed| halved(NAIVE, Guard::On, backlog, seed));

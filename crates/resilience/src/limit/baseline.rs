@@ -43,6 +43,11 @@ impl Baseline {
         if self.len == 0 { 0 } else { low.saturating_sub(self.base) }
     }
 
+    /// How much longer than usual they took on average; 0 while nothing is known.
+    pub(super) fn beyond_mean(&self, mean: u64) -> u64 {
+        if self.len == 0 { 0 } else { mean.saturating_sub(self.mean) }
+    }
+
     /// How much of that is too much.
     pub(super) fn target(&self) -> u64 {
         self.mean.max(self.least_target)
@@ -53,13 +58,14 @@ impl Baseline {
         self.mean
     }
 
-    /// A window without a limit is over. What was over target teaches nothing; what is two minutes old is forgotten.
-    pub(super) fn learn(&mut self, measured: Measured, now: Time) {
+    /// A window without a limit is over; `None` where it was over target, which teaches nothing. What is two minutes old is
+    /// forgotten.
+    pub(super) fn learn(&mut self, measured: Option<Measured>, now: Time) {
         while self.len > 0 && now.since(self.seen[self.first].0) > MEMORY {
             self.first = (self.first + 1) % WINDOWS;
             self.len -= 1;
         }
-        if self.queueing(measured.low) <= self.target() {
+        if let Some(measured) = measured {
             if self.len == WINDOWS {
                 self.first = (self.first + 1) % WINDOWS;
                 self.len -= 1;
@@ -112,34 +118,34 @@ mod tests {
         let mut baseline = Baseline::new(Duration::from_millis(100));
         assert_eq!((baseline.queueing(500 * MS), baseline.target()), (0, 100 * MS), "nothing is known yet");
         for (second, low, mean) in [(1, 20, 30), (2, 10, 300), (3, 30, 200)] {
-            baseline.learn(window(low, mean), at(second));
+            baseline.learn(Some(window(low, mean)), at(second));
         }
         assert_eq!((baseline.base, baseline.mean(), baseline.target()), (10 * MS, 200 * MS, 200 * MS));
         assert_eq!(baseline.queueing(25 * MS), 15 * MS);
     }
 
     #[test]
-    fn a_window_over_target_teaches_nothing() {
+    fn a_window_over_target_teaches_nothing_and_yet_time_goes_on() {
         let mut baseline = Baseline::new(Duration::from_millis(100));
-        baseline.learn(window(10, 20), at(1));
-        baseline.learn(window(111, 400), at(2));
-        assert_eq!((baseline.base, baseline.mean()), (10 * MS, 20 * MS));
-        baseline.learn(window(110, 120), at(3));
-        assert_eq!(baseline.len, 2, "exactly at target is not over it");
+        baseline.learn(Some(window(10, 20)), at(1));
+        baseline.learn(None, at(2));
+        assert_eq!((baseline.base, baseline.mean(), baseline.beyond_mean(25 * MS)), (10 * MS, 20 * MS, 5 * MS));
+        baseline.learn(None, at(200));
+        assert_eq!((baseline.len, baseline.queueing(500 * MS), baseline.beyond_mean(500 * MS)), (0, 0, 0));
     }
 
     #[test]
     fn two_minutes_are_remembered() {
         let mut baseline = Baseline::new(Duration::from_millis(100));
-        baseline.learn(window(10, 20), at(0));
-        baseline.learn(window(50, 60), at(60));
+        baseline.learn(Some(window(10, 20)), at(0));
+        baseline.learn(Some(window(50, 60)), at(60));
         assert_eq!(baseline.base, 10 * MS);
-        baseline.learn(window(51, 61), at(121));
+        baseline.learn(Some(window(51, 61)), at(121));
         assert_eq!(baseline.base, 50 * MS);
-        baseline.learn(window(900, 950), at(1000));
+        baseline.learn(Some(window(900, 950)), at(1000));
         assert_eq!(baseline.base, 900 * MS, "after a long silence it begins anew");
         for half in 0..10_000 {
-            baseline.learn(window(900, 950), Time(at(1001).0 + half * 500 * MS));
+            baseline.learn(Some(window(900, 950)), Time(at(1001).0 + half * 500 * MS));
         }
         assert!(baseline.len <= WINDOWS);
     }

@@ -17,6 +17,8 @@ pub(super) struct Window {
     sum: u128,
     /// Answers, whether they are samples or not.
     pub(super) completed: u64,
+    /// Of those: nobody waited for them any more.
+    pub(super) in_vain: u64,
     pub(super) began: Time,
     /// Most in flight.
     pub(super) peak: u32,
@@ -43,6 +45,7 @@ impl Window {
             samples: 0,
             sum: 0,
             completed: 0,
+            in_vain: 0,
             began: now,
             peak: inflight,
             limit_hit: false,
@@ -50,7 +53,7 @@ impl Window {
     }
 
     pub(super) fn restart(&mut self, now: Time, inflight: u32) {
-        (self.len, self.stride, self.samples, self.sum, self.completed) = (0, 1, 0, 0, 0);
+        (self.len, self.stride, self.samples, self.sum, self.completed, self.in_vain) = (0, 1, 0, 0, 0, 0);
         (self.began, self.peak, self.limit_hit) = (now, inflight, false);
     }
 

@@ -30,7 +30,10 @@ proptest! {
                         }
                     }
                 }
-                4 | 5 if !tickets.is_empty() => guard.answered(tickets.swap_remove(which.index(tickets.len())), now),
+                4 | 5 if !tickets.is_empty() => {
+                    let ticket = tickets.swap_remove(which.index(tickets.len()));
+                    if what == 4 { guard.answered(ticket, now) } else { guard.answered_in_vain(ticket, now) }
+                }
                 6 if !tickets.is_empty() => {
                     let ticket = tickets.swap_remove(which.index(tickets.len()));
                     if left % 2 == 0 { guard.closed(ticket, now) } else { guard.connect_timed_out(ticket, now) }

@@ -45,6 +45,8 @@ pub(super) enum Asked {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     Answered,
+    /// When the caller had gone.
+    AnsweredInVain,
     /// Without an answer, which says nothing of how long one takes.
     Closed,
     ConnectTimedOut,
@@ -118,6 +120,7 @@ impl Algorithm {
         match (self, slot) {
             (Self::Guard(guard), Slot::Guard(ticket)) => match ended {
                 Ended::Answered => guard.answered(ticket, now),
+                Ended::AnsweredInVain => guard.answered_in_vain(ticket, now),
                 Ended::Closed => guard.closed(ticket, now),
                 Ended::ConnectTimedOut => guard.connect_timed_out(ticket, now),
             },
@@ -211,10 +214,10 @@ impl Counted {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (&mut self.limit, ended) {
             (_, Ended::Closed) | (Limit::Gradient2(_), Ended::ConnectTimedOut) => {}
-            (Limit::Gradient2(limit), Ended::Answered) => {
+            (Limit::Gradient2(limit), Ended::Answered | Ended::AnsweredInVain) => {
                 limit.sample(took, in_flight);
             }
-            (Limit::Aimd(limit), Ended::Answered) => {
+            (Limit::Aimd(limit), Ended::Answered | Ended::AnsweredInVain) => {
                 limit.sample(took, in_flight, Served::InTime);
             }
             (Limit::Aimd(limit), Ended::ConnectTimedOut) => {

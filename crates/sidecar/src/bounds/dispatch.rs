@@ -10,6 +10,7 @@
 //!
 //! It deliberately does not see to requests that no connection was found for yet: nobody works on those.
 
+use super::algorithm::Ended;
 use super::gate::Turn;
 use crate::fault::Fault;
 use crate::http::body::SendBody;
@@ -68,16 +69,16 @@ pub(crate) async fn dispatch(
     .await;
     under.sending = None;
     if let Some(mine) = under.turn.take() {
-        *turn = settle(mine, &answered);
+        *turn = settle(mine, Ended::Answered, &answered);
     }
     answered
 }
 
-/// Gives the turn back, but where the request may be tried again.
-fn settle(turn: Turn, answered: &Answered) -> Option<Turn> {
+/// Gives the turn back, but where the request may be tried again. `how`: an answer came.
+fn settle(turn: Turn, how: Ended, answered: &Answered) -> Option<Turn> {
     let now = turn.gate().now();
     match answered {
-        Ok(_) => turn.answered(now),
+        Ok(_) => turn.answered(how, now),
         Err(Fault::ConnectTimeout) => turn.connect_timed_out(now),
         Err(_) => return Some(turn),
     }
@@ -115,7 +116,7 @@ impl Drop for UnderWay {
         runtime.spawn(async move {
             let counted = Counted(gate);
             if let Ok(answered) = tokio::time::timeout(patience, sending).await {
-                drop(settle(turn, &answered));
+                drop(settle(turn, Ended::AnsweredInVain, &answered));
             }
             drop(counted);
         });

@@ -185,12 +185,12 @@ impl Turn {
     pub(super) fn gate(&self) -> &Arc<Gate> {
         &self.gate
     }
-    /// The application's headers are here.
-    pub(super) fn answered(mut self, now: Time) {
+    /// The application's headers are here; [`Ended::Answered`] or [`Ended::AnsweredInVain`].
+    pub(super) fn answered(mut self, how: Ended, now: Time) {
         if !self.gate.has_answered() {
             self.gate.has_answered.store(true, Ordering::Relaxed);
         }
-        self.end(Ended::Answered, now);
+        self.end(how, now);
     }
     /// The application did not take the connection.
     pub(super) fn connect_timed_out(mut self, now: Time) {

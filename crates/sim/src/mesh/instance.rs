@@ -91,7 +91,11 @@ impl Mesh<'_> {
         self.applications[instance].busy -= 1;
         if let Some(Job { frame, attempt, ticket }) = self.take(job) {
             if let Some(ticket) = ticket {
-                self.applications[instance].guard.answered(ticket, now);
+                let guard = &mut self.applications[instance].guard;
+                match self.frames[frame].live == Some(attempt) {
+                    true => guard.answered(ticket, now),
+                    false => guard.answered_in_vain(ticket, now),
+                }
             }
             let dead = (self.plan.dead)(instance, self.second());
             self.ended(frame, attempt, if dead { Happening::Reset } else { Happening::Complete }, Mark::None);

@@ -43,7 +43,7 @@ async fn who_comes_first_goes_first_and_a_turn_that_is_dropped_is_the_next_ones(
     let turn = first.await.unwrap().unwrap().expect("a turn");
     assert!(!second.is_finished());
     assert_eq!((gate.view().in_flight, gate.view().queued), (1, 1));
-    turn.answered(gate.now());
+    turn.answered(Ended::Answered, gate.now());
     assert!(second.await.unwrap().unwrap().is_some());
     assert_eq!((gate.view().in_flight, gate.view().queued, gate.view().shed), (0, 0, 0));
 }
@@ -83,7 +83,7 @@ async fn who_leaves_the_queue_is_forgotten_also_when_the_turn_had_just_come() {
     let mut late = Box::pin(enter(&gate));
     assert!(futures_util::poll!(&mut late).is_pending());
     drop(turn);
-    stays.await.unwrap().unwrap().expect("a turn").answered(gate.now());
+    stays.await.unwrap().unwrap().expect("a turn").answered(Ended::Answered, gate.now());
     assert_eq!((gate.view().in_flight, gate.view().queued), (1, 0));
     drop(late);
     assert_eq!((gate.view().in_flight, gate.view().shed), (0, 0));
@@ -121,11 +121,11 @@ async fn a_crowd_at_start_streams_and_long_polls_are_never_refused_by_default() 
         for _ in 0..5 {
             let quick = enter(&gate).await.unwrap().expect("a turn");
             sleep(10 * MS).await; // paused clock
-            quick.answered(gate.now());
+            quick.answered(Ended::Answered, gate.now());
         }
     }
     for turn in turns {
-        turn.expect("a turn").answered(gate.now());
+        turn.expect("a turn").answered(Ended::Answered, gate.now());
     }
     assert_eq!((gate.view().phase, gate.view().shed, gate.view().in_flight), (Some(Phase::Free), 0, 0));
 }
@@ -148,7 +148,7 @@ async fn an_overloaded_application_is_given_what_it_finishes() {
             let asked = tokio::time::Instant::now();
             let Ok(_worker) = workers.acquire().await else { return };
             sleep(50 * MS).await; // paused clock
-            turn.answered(gate.now());
+            turn.answered(Ended::Answered, gate.now());
             if asked.elapsed() < 500 * MS && began.elapsed() > seconds(10) {
                 in_time.fetch_add(1, Ordering::Relaxed);
             }
