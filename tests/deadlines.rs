@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fusewire_testkit::client::{App, get, send};
 use fusewire_testkit::pair::{BOTH, Pair, Shape};
 use fusewire_testkit::raw::{Conn, Server};
-use fusewire_testkit::{Faulty, Mesh, Reply, h2c};
+use fusewire_testkit::{Faulty, Mesh, Reply, eventually, h2c};
 use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use std::sync::{Arc, Mutex};
@@ -170,4 +170,70 @@ fn retries_have_what_is_left_and_not_more() {
     let told: Vec<u64> =
         shop.seen().iter().map(|s| s.head.header("x-envoy-expected-rq-timeout-ms").unwrap().parse().unwrap()).collect();
     assert!(told.len() == 2 && told[1] <= told[0] && told[0] < 5000, "{told:?}");
+}
+
+#[test]
+fn who_waits_less_than_an_answer_takes_blames_no_instance() {
+    let app = App::start_async(0, |_| async {
+        tokio::time::sleep(Duration::from_millis(40)).await; // bounded wait: the work
+        Response::new(Full::default())
+    });
+    let pair = Pair::shaped(FUSEWIRE, app.port, &Shape { policy: "retry: off", ..Shape::default() });
+    let ask = |timeout: &str| {
+        let request = Request::get("/").header("host", "shop").header("x-envoy-expected-rq-timeout-ms", timeout);
+        send(pair.port(), request.body(Full::default()).unwrap()).unwrap()
+    };
+    let soft = || pair.web.metric("fusewire_attempts_total{service=\"shop\",instance=\"shop-1\",outcome=\"soft\"}");
+    // until the median is known: from then on it is the caller that asks for too much
+    (0..40).for_each(|_| assert_eq!(ask("9000").status, 200));
+    for _ in 0..10 {
+        let answer = ask("15");
+        assert_eq!((answer.status, answer.header("fusewire-reason")), (504, Some("deadline-exceeded")));
+    }
+    assert_eq!((soft(), pair.web.circuit("shop-1").as_deref()), (Some(0.0), Some("closed")));
+    assert_eq!(ask("9000").status, 200);
+}
+
+#[test]
+fn the_time_that_a_request_waits_for_its_turn_is_taken_off() {
+    let (release, held) = tokio::sync::watch::channel(());
+    let told = Arc::<Mutex<Option<u64>>>::default();
+    let app = {
+        let told = told.clone();
+        App::start_async(0, move |request: Request<Bytes>| {
+            let (mut held, told) = (held.clone(), told.clone());
+            held.mark_unchanged();
+            async move {
+                if request.uri().path() == "/hold" {
+                    let _ = held.changed().await;
+                } else {
+                    let left = &request.headers()["x-envoy-expected-rq-timeout-ms"];
+                    *told.lock().unwrap() = Some(left.to_str().unwrap().parse().unwrap());
+                }
+                Response::new(Full::default())
+            }
+        })
+    };
+    let one = "limit: {inbound: {algorithm: aimd, initial: 1, min: 1, max: 1}}";
+    let pair = Pair::shaped(FUSEWIRE, app.port, &Shape { policy: one, ..Shape::default() });
+    let gate = |field: &str| pair.shop.socket("/limits")["inbound"][0][field].clone();
+    // a place in the queue lasts 50 ms: on a busy machine that may be over before the turn comes
+    let taken_off = (0..100).find_map(|_| {
+        let mut holds = Conn::connect(pair.port());
+        holds.say("GET /hold HTTP/1.1\r\nhost: shop\r\n\r\n");
+        eventually("one is at the application", || gate("in_flight") == 1);
+        let mut waits = Conn::connect(pair.port());
+        waits.say("GET / HTTP/1.1\r\nhost: shop\r\nx-envoy-expected-rq-timeout-ms: 5000\r\n\r\n");
+        let shed = gate("shed");
+        eventually("it waits, or has waited", || gate("queued") == 1 || gate("shed") != shed);
+        let seen = Instant::now();
+        std::thread::sleep(Duration::from_millis(20)); // bounded wait: what is to be taken off
+        let waited = seen.elapsed();
+        let _ = release.send(());
+        let (head, _) = waits.answer().unwrap();
+        assert_eq!(holds.answer().unwrap().0.status(), 200);
+        (head.status() == 200).then(|| (told.lock().unwrap().unwrap(), waited))
+    });
+    let (told, waited) = taken_off.expect("one of a hundred gets its turn");
+    assert!(u128::from(told) + waited.as_millis() <= 5000, "{told} ms left after {waited:?}");
 }

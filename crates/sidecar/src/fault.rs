@@ -88,7 +88,7 @@ pub(crate) enum Fault {
     /// No response headers within `retry.per_try_timeout`.
     TryTimeout,
     IdleTimeout,
-    /// The caller's deadline was over before the request could be sent.
+    /// The caller's deadline was over before the request could be sent, or sooner than an answer could be expected.
     DeadlineExceeded,
     /// The caller's side broke while its body was being read.
     CallerGone,

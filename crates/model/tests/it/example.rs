@@ -289,7 +289,7 @@ fn policies_start_from_the_defaults() {
                     Idempotent,
                 ),
                 hedge: HedgePolicy {
-                    extra: 2,
+                    extra: 1,
                     min_delay: 20ms,
                 },
             },

@@ -81,19 +81,18 @@ impl Bounds {
 
     /// Whether the application is to see a request whose turn has come: not where nobody waits for the answer any more,
     /// but of a healthy application's requests most pass all the same, lest a wrong clock look like an outage.
-    fn in_time(&self, limits: &Limits, now: impl Fn() -> Time, came: Time) -> Result<(), Fault> {
-        if limits.left(came).is_none() {
-            self.expiry.passed(came);
-            return Ok(());
-        }
-        let now = now();
+    fn in_time(&self, limits: &mut Limits, now: Time) -> Result<(), Fault> {
         if limits.left(now) != Some(Duration::ZERO) {
             self.expiry.passed(now);
             return Ok(());
         }
         let strained = self.gate.as_ref().is_some_and(|gate| gate.is_strained());
         let health = if strained { Health::Strained } else { Health::Healthy };
-        if self.expiry.may_drop(health, now) { Err(Fault::DeadlineExceeded) } else { Ok(()) }
+        if self.expiry.may_drop(health, now) {
+            return Err(Fault::DeadlineExceeded);
+        }
+        limits.forgive();
+        Ok(())
     }
 }
 
@@ -143,10 +142,10 @@ fn at_once(exchange: &mut Exchange, target: &Target, asker: Asker<'_>) -> Result
 async fn turn(exchange: &mut Exchange, target: &Target) -> Result<(), Fault> {
     let bounds = &target.upstream.bounds;
     let Some(gate) = &bounds.gate else { return Ok(()) };
-    let (limits, came) = (exchange.limits, exchange.started);
-    let turn = gate.enter(limits.left(came), came).await;
+    let now = exchange.now;
+    let turn = exchange.wait(gate.enter(exchange.limits.left(now), now)).await;
     let turn = turn.map_err(|_| Fault::Shed("limit.inbound: requests queue inside the application"))?;
-    bounds.in_time(&limits, || exchange.worker.mesh.clock.now(), came)?;
+    bounds.in_time(&mut exchange.limits, exchange.now)?;
     exchange.turn = turn;
     Ok(())
 }
@@ -165,7 +164,10 @@ mod tests {
         let now = Time(5_000_000_000);
         let late = now + Duration::from_millis(100);
         let asked = |fields: &HeaderMap| {
-            bounds.in_time(&Limits::asked(Direction::Inbound, fields, true, now), || late, now).is_ok()
+            let mut limits = Limits::asked(Direction::Inbound, fields, true, now);
+            let passes = bounds.in_time(&mut limits, late).is_ok();
+            assert!(!passes || !limits.is_over(late), "who passes is sent");
+            passes
         };
         assert!((0..100).all(|_| asked(&fields)), "without a deadline");
         fields.insert("grpc-timeout", "200m".parse().unwrap());

@@ -65,6 +65,9 @@ pub(super) fn judge(
     let happening = match reason {
         Some(Reason::Reset) => Happening::Reset,
         Some(Reason::ResponseTimeout) => Happening::Timeout,
+        Some(Reason::DeadlineExceeded) if exchange.limits.is_short(exchange.now, target.upstream.ledger.median()) => {
+            Happening::Local
+        }
         Some(Reason::DeadlineExceeded) => Happening::DeadlineExceeded,
         Some(Reason::RequestTimeout) => Happening::Local,
         _ if exchange.is_grpc && status == StatusCode::OK => match headers::grpc_status(fields) {

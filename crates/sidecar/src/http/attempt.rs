@@ -215,7 +215,10 @@ struct Bounds {
 
 impl Bounds {
     fn of(exchange: &Exchange, target: &Target, now: Time) -> Self {
-        let whole = exchange.limits.left(now).map(|left| (left, Fault::ResponseTimeout));
+        let whole = exchange.limits.left(now).map(|left| {
+            let is_short = exchange.limits.is_short(now, target.upstream.ledger.median());
+            (left, if is_short { Fault::DeadlineExceeded } else { Fault::ResponseTimeout })
+        });
         let one = target.policy.retry.per_try_timeout.map(|limit| (limit, Fault::TryTimeout));
         let limit = match (whole, one) {
             (Some(whole), Some(one)) => Some(if one.0 < whole.0 { one } else { whole }),

@@ -67,6 +67,18 @@ impl Limits {
         self.asked = self.asked.earlier(self.route);
     }
 
+    /// The caller's own limit is not believed: its clock seems to be wrong.
+    pub(crate) fn forgive(&mut self) {
+        (self.asked, self.call) = (Deadline::NONE, Deadline::NONE);
+    }
+
+    /// Whether the caller gave an attempt that began at `now` less than such an answer usually takes, twice the median: then it
+    /// asked for too much, and no instance is to blame.
+    pub(crate) fn is_short(&self, now: Time, median: Option<Duration>) -> bool {
+        self.asked < self.route
+            && median.is_some_and(|median| self.asked.left(now).is_some_and(|left| left < 2 * median))
+    }
+
     /// Whether the caller has stopped waiting, or will before anything could come back.
     pub(crate) fn is_over(&self, now: Time) -> bool {
         self.asked.onward(now) == Onward::Expired
@@ -157,6 +169,19 @@ mod tests {
         let told = said(&limits, envoys, false, at(100));
         assert_eq!(told, [("x-envoy-expected-rq-timeout-ms".to_owned(), "49".to_owned())]);
         assert!(said(&Limits::NONE, HeaderMap::new(), true, at(100)).is_empty());
+    }
+
+    #[test]
+    fn who_waits_less_than_answers_take_blames_no_instance() {
+        let ms = Duration::from_millis;
+        let mut limits = Limits::asked(Direction::Outbound, &fields(&[("grpc-timeout", "20m")]), true, at(0));
+        let mut is_short = |route: u64, median: Option<u64>| {
+            limits.route = Deadline::after(ms(route), at(0));
+            limits.is_short(at(0), median.map(ms))
+        };
+        assert!(is_short(900, Some(11)) && !is_short(900, Some(10)), "twice the usual is enough");
+        assert!(!is_short(900, None), "nothing is known of it");
+        assert!(!is_short(19, Some(800)), "the policy says what an answer may take");
     }
 
     #[test]

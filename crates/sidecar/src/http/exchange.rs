@@ -24,7 +24,10 @@ use fusewire_telemetry::access_log::Line;
 use fusewire_telemetry::metrics::{Direction, Ended, RouteMetrics, ServiceMetrics};
 use fusewire_telemetry::{Reason, SpanId, TraceId};
 use http::{HeaderMap, Method, Request, Version};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -33,6 +36,8 @@ pub(crate) struct Exchange {
     pub(crate) direction: Direction,
     pub(crate) peer: Option<Arc<SpiffeId>>,
     pub(crate) started: Time,
+    /// The last reading of the clock that its attempts begin by.
+    pub(crate) now: Time,
     pub(crate) is_grpc: bool,
     pub(crate) is_head: bool,
     pub(crate) protocol: &'static str,
@@ -145,6 +150,7 @@ impl Exchange {
             direction,
             peer,
             started,
+            now: started,
             is_grpc: false,
             is_head: false,
             protocol,
@@ -172,6 +178,17 @@ impl Exchange {
             turn: None,
             facts: None,
         }
+    }
+
+    /// Waits, and looks at the clock again if that took any time: what is ready at once costs nothing.
+    pub(crate) async fn wait<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let mut what = pin!(what);
+        if let Poll::Ready(at_once) = poll_fn(|cx| Poll::Ready(what.as_mut().poll(cx))).await {
+            return at_once;
+        }
+        let waited = what.await;
+        self.now = self.worker.mesh.clock.now();
+        waited
     }
 
     /// Whether it is recorded, where no caller has said so: by the policy's share. From here on `request` may change.

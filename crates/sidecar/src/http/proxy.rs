@@ -62,7 +62,7 @@ async fn forward(
         Err(fault) => return reply::own(exchange, &fault),
     };
     let began = exchange.started;
-    let result = match entered.and_then(|()| exchange.admit(&target, began)) {
+    let result = match entered.and_then(|()| exchange.admit(&target, exchange.now)) {
         Ok(()) => attempts(&mut exchange, &target, &outgoing, began).await,
         Err(fault) => Err(fault),
     };
@@ -110,7 +110,7 @@ pub(crate) async fn attempts(
     // what the caller gets if nobody else can be asked
     let mut so_far: Option<Result<Answer, Fault>> = None;
     let mut redials = false;
-    let mut now = began;
+    let mut now = exchange.now.max(began);
     loop {
         if exchange.limits.is_over(now) {
             return so_far.unwrap_or(Err(Fault::DeadlineExceeded));
@@ -131,6 +131,7 @@ pub(crate) async fn attempts(
         }
         again.prepare(exchange);
         let mut last = Last { index: attempt.index(), probe: attempt.is_probe() && replayable };
+        let first = again.is_first(last.probe); // a second copy counts as a retry
         let result = match again.may_hedge(target, outgoing, &attempt, now) {
             Some(hedge) => {
                 let hedged = hedged(exchange, (target, outgoing), &mut again, attempt, hedge);
@@ -140,7 +141,6 @@ pub(crate) async fn attempts(
             }
             None => attempt_one(exchange, target, outgoing, attempt).await,
         };
-        let first = again.is_first(last.probe);
         if result.as_ref().is_ok_and(|answer| answer.is_final(outgoing)) {
             if first {
                 told(exchange, &result);

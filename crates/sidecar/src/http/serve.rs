@@ -180,7 +180,7 @@ impl Connection {
 
     /// Routes the request, decides with the policy that was found whether it is recorded.
     pub(crate) async fn begin<B>(&self, exchange: &mut Exchange, request: &Request<B>) -> Result<Target, Fault> {
-        let routed = self.route(request, exchange.started).await;
+        let routed = exchange.wait(self.route(request, exchange.started)).await;
         exchange.decide(routed.as_ref().map_or(Ratio::DEFAULT, |target| target.policy.sample), request);
         let target = routed?;
         exchange.routed(&target);

@@ -87,7 +87,7 @@ fn hedge(cursor: &Cursor<'_>, config: &mut HedgePolicy) {
     }
     let Some(mut fields) = cursor.map("off, on, or a mapping such as {min_delay: 10ms}") else { return };
     config.extra = 1;
-    set(&mut config.extra, fields.get("extra"), |c| small(c, 0, 4));
+    set(&mut config.extra, fields.get("extra"), |c| small(c, 0, 1));
     set(&mut config.min_delay, fields.get("min_delay"), |c| c.duration(MS..=MINUTE));
     fields.finish();
 }
