@@ -63,6 +63,9 @@ fn say(bound: Bound) {
     if let Some(address) = bound.inbound {
         tracing::info!("inbound (mTLS) listens on {address}");
     }
+    if let Some(address) = bound.dns {
+        tracing::info!("dns listens on {address}");
+    }
     if let Some(address) = bound.admin {
         tracing::info!("admin listens on {address}");
     }

@@ -35,6 +35,8 @@ pub struct SidecarSettings {
     pub data_dir: Option<PathBuf>,
     pub outbound: Vec<OutboundListener>,
     pub inbound: Option<InboundListener>,
+    /// `dns`: names that exist only in the mesh are resolved for the application. Default: they are not.
+    pub dns: Option<Dns>,
     /// `register`: the control plane's registry is told of the application beside this sidecar. Default: it is not.
     pub register: Option<Register>,
     pub admin: AdminSettings,
@@ -130,6 +132,16 @@ pub struct InboundListener {
     pub listen: SocketAddr,
     /// `app`: the address the application listens on; the port is the caller's target port. Default 127.0.0.1.
     pub app: IpAddr,
+}
+
+/// `dns`: a resolver for the application beside this sidecar. What the one upstream does not know and the mesh does gets
+/// an address of 240.0.0.0/8, at which the outbound listener for intercepted connections knows it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// `listen`: for UDP and TCP.
+    pub listen: SocketAddr,
+    /// `upstream`: who is asked first, in this order; at most 3. Default those of `/etc/resolv.conf`.
+    pub upstream: Vec<SocketAddr>,
 }
 
 /// What a sidecar registers of its application. Needs `control` and `inbound`.

@@ -8,6 +8,7 @@ use crate::carried::Carried;
 use crate::clock::Clock;
 use crate::config::{self, Control, Source};
 use crate::controls::Controls;
+use crate::dns::{self, Book};
 use crate::doors::Doors;
 use crate::drain::Drain;
 use crate::events::Events;
@@ -57,6 +58,7 @@ pub enum SidecarError {
 pub struct Bound {
     pub outbound: Vec<SocketAddr>,
     pub inbound: Option<SocketAddr>,
+    pub dns: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
 }
@@ -64,6 +66,7 @@ pub struct Bound {
 struct Sockets {
     outbound: Vec<(TcpListener, Outbound)>,
     inbound: Option<TcpListener>,
+    dns: Option<dns::Sockets>,
     admin: Option<tokio::net::TcpListener>,
     unix: Option<endpoint::Socket>,
 }
@@ -107,9 +110,12 @@ pub async fn run(
     let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at));
     tokio::spawn(watch::run(mesh.clone()));
     tokio::spawn(health::run(mesh.clone()));
-    let Sockets { outbound, inbound, admin, unix } = sockets;
+    let Sockets { outbound, inbound, dns, admin, unix } = sockets;
     drop((outbound, inbound)); // the workers hold their own handles: a drain must be able to close the last
-    let served = serve_admin(&mesh, admin, unix);
+    let mut served = serve_admin(&mesh, admin, unix);
+    if let Some(sockets) = dns {
+        served.spawn(dns::run(mesh.clone(), sockets));
+    }
     stop.await;
     if let Some(registration) = &mut registration {
         // callers turn elsewhere before we turn them away
@@ -152,6 +158,13 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         outbound.push((listen("outbound", o.listen)?, to));
     }
     let inbound = settings.inbound.as_ref().map(|i| listen("inbound", i.listen)).transpose()?;
+    let dns = match settings.dns.as_ref().map(|dns| dns.listen) {
+        Some(address) => {
+            let failed = |source| SidecarError::Listen { field: "dns.listen", address, source };
+            Some(dns::Sockets::bind(address).await.map_err(failed)?)
+        }
+        None => None,
+    };
     let admin = match settings.admin.listen {
         Some(address) => {
             let failed = |source| SidecarError::Listen { field: "admin.listen", address, source };
@@ -163,13 +176,14 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         Some(path) => Some(endpoint::Socket::bind(path).await?),
         None => None,
     };
-    Ok(Sockets { outbound, inbound, admin, unix })
+    Ok(Sockets { outbound, inbound, dns, admin, unix })
 }
 
 fn addresses(sockets: &Sockets) -> Bound {
     Bound {
         outbound: sockets.outbound.iter().filter_map(|(l, _)| l.local_addr().ok()).collect(),
         inbound: sockets.inbound.as_ref().and_then(|l| l.local_addr().ok()),
+        dns: sockets.dns.as_ref().and_then(|s| s.address().ok()),
         admin: sockets.admin.as_ref().and_then(|l| l.local_addr().ok()),
         socket: sockets.unix.as_ref().map(|s| s.path().to_owned()),
     }
@@ -188,6 +202,8 @@ fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Sp
         LogSetting::Json => log(Format::Json, false)?,
     };
     let (directory, desk) = config::directory(settings.discovery_timeout);
+    let kept = settings.data_dir.as_deref().filter(|_| settings.dns.is_some());
+    let book = Book::open(kept).map_err(|source| SidecarError::DataDir { path: dns::FILE.into(), source })?;
     let unrouted = [Direction::Inbound, Direction::Outbound].map(|d| metrics.service(d, ""));
     let own_state = trace::own_state(&settings.workload);
     let (sink, spans) = export::sink(&settings, &metrics).unzip();
@@ -204,6 +220,7 @@ fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Sp
         sink,
         carried: Carried::default(),
         own_state,
+        book,
         stale: stale::Cache::default(),
         events: Arc::new(Events::default()),
         health: health::Board::default(),

@@ -14,6 +14,7 @@ mod carried;
 mod clock;
 mod config;
 mod controls;
+mod dns;
 mod doors;
 mod doubt;
 mod drain;

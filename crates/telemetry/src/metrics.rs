@@ -145,6 +145,7 @@ pub struct Metrics {
     transitions: Family<TransitionLabels, Counter>,
     events_dropped: Family<DroppedLabels, Counter>,
     tls_refused: Family<CauseLabels, Counter>,
+    dns: Family<ResultLabels, Counter>,
     health: Family<PortLabels, Gauge>,
     pub downstream_connections: Gauge,
     /// 1 while nearly nobody can be reached from here: rather this sidecar's fault than theirs.
@@ -207,6 +208,7 @@ impl Metrics {
             transitions: Family::default(),
             events_dropped: Family::default(),
             tls_refused: Family::default(),
+            dns: Family::default(),
             health: Family::default(),
             downstream_connections: Gauge::default(),
             local_suspect: Gauge::default(),
@@ -294,6 +296,7 @@ impl Metrics {
             m.events_dropped.clone(),
         );
         r.register("tls_refused", "Handshakes that failed, by cause", m.tls_refused.clone());
+        r.register("dns_queries", "The application's questions: mesh, forwarded, failed", m.dns.clone());
         r.register("health", "1 while the application's health check finds it up, else 0; by port", m.health.clone());
         r.register("downstream_connections", "Connections accepted and open", m.downstream_connections.clone());
         r.register(
@@ -548,6 +551,11 @@ impl Metrics {
 
     pub fn tls_refused(&self, direction: Direction, cause: &'static str) {
         self.tls_refused.get_or_create(&CauseLabels { direction, cause }).inc();
+    }
+
+    /// A question of the application's was answered: `mesh`, `forwarded`, or `failed`.
+    pub fn dns(&self, result: &'static str) {
+        self.dns.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// The text of `/metrics` (OpenMetrics 1.0).

@@ -1,10 +1,13 @@
 //! A name server that answers by script, over UDP on loopback.
 
-use hickory_proto::op::{Message, OpCode, ResponseCode};
+pub use hickory_proto::op::ResponseCode;
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
+pub use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::{A, AAAA, SRV};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{Name, RData, Record};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -96,6 +99,52 @@ impl Drop for NameServer {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// The code and the addresses of a server's answer, over UDP or TCP; `None`: no answer within eight seconds.
+pub fn ask(server: SocketAddr, name: &str, kind: RecordType, over: Over) -> Option<(ResponseCode, Vec<IpAddr>)> {
+    let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(Name::from_str(name).unwrap(), kind));
+    let said = over.ask(server, &question.to_vec().unwrap()).ok()?;
+    let said = Message::from_vec(&said).unwrap();
+    let address = |record: &Record| match &record.data {
+        RData::A(ip) => Some(IpAddr::from(ip.0)),
+        RData::AAAA(ip) => Some(IpAddr::from(ip.0)),
+        _ => None,
+    };
+    Some((said.metadata.response_code, said.answers.iter().filter_map(address).collect()))
+}
+
+/// What a question travels by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    Udp,
+    Tcp,
+}
+
+impl Over {
+    fn ask(self, server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+        let patience = Some(Duration::from_secs(8));
+        if self == Self::Tcp {
+            let mut stream = TcpStream::connect(server)?;
+            stream.set_read_timeout(patience)?;
+            let length = u16::try_from(question.len()).unwrap().to_be_bytes();
+            stream.write_all(&[&length, question].concat())?;
+            let mut length = [0; 2];
+            stream.read_exact(&mut length)?;
+            let mut said = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut said)?;
+            return Ok(said);
+        }
+        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+        socket.set_read_timeout(patience)?;
+        socket.send_to(question, server)?;
+        let mut said = vec![0; 4096];
+        let (length, _) = socket.recv_from(&mut said)?;
+        said.truncate(length);
+        Ok(said)
     }
 }
 

@@ -409,6 +409,15 @@ fn the_sidecar_section_is_complete() {
                         app: 127.0.0.2,
                     },
                 ),
+                dns: Some(
+                    Dns {
+                        listen: 127.0.0.1:15053,
+                        upstream: [
+                            10.0.0.10:53,
+                            [fd00::10]:5353,
+                        ],
+                    },
+                ),
                 register: Some(
                     Register {
                         address: 10.0.0.9,
@@ -495,6 +504,7 @@ fn the_sidecar_section_is_complete() {
             data_dir: None,
             outbound: [],
             inbound: None,
+            dns: None,
             register: None,
             admin: AdminSettings {
                 listen: None,

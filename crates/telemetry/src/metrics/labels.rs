@@ -126,3 +126,8 @@ pub(super) struct CauseLabels {
     pub(super) direction: Direction,
     pub(super) cause: &'static str,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ResultLabels {
+    pub(super) result: &'static str,
+}

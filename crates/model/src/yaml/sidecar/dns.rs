@@ -1,0 +1,35 @@
+//! `dns`: a resolver beside the application.
+
+use super::Listeners;
+use crate::node::Dns;
+use crate::yaml::cursor::Cursor;
+use std::net::{IpAddr, SocketAddr};
+
+/// As many as the C library asks.
+const MAX_SERVERS: usize = 3;
+const PORT: u16 = 53;
+
+/// `ip:port`, or `{listen: ip:port, upstream: [ip]}`. `None` has its fault.
+pub(super) fn dns(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Option<Dns> {
+    if !cursor.is_map() {
+        return Some(Dns { listen: listeners.address(cursor)?, upstream: Vec::new() });
+    }
+    let mut fields = cursor.map("ip:port or a mapping of listen and upstream")?;
+    let listen = fields.required("listen", "ip:port, such as 127.0.0.1:15053").and_then(|c| listeners.address(&c));
+    let upstream = fields.get("upstream").map(|c| servers(&c)).unwrap_or_default();
+    fields.finish();
+    Some(Dns { listen: listen?, upstream })
+}
+
+fn servers(cursor: &Cursor<'_>) -> Vec<SocketAddr> {
+    let list = cursor.one_or_list("the resolvers that are asked first: an IP address or ip:port, or a list");
+    if list.len() > MAX_SERVERS {
+        cursor.fault(format!("must name at most {MAX_SERVERS} resolvers, got {}", list.len()));
+    }
+    list.iter().filter_map(|one| one.parse("an IP address or ip:port, such as 10.0.0.10", server)).collect()
+}
+
+fn server(text: &str) -> Option<SocketAddr> {
+    let ip = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, PORT));
+    text.parse().ok().or_else(ip)
+}

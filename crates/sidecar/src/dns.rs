@@ -1,0 +1,181 @@
+//! Names that exist only in the mesh, for applications that ask their resolver before they call.
+//!
+//! Port 53 of the workload is redirected here, or the application's resolver is told this address; `resolv.conf` stays as
+//! it is. Decides who answers: what the resolver upstream knows is its to answer, byte for byte. Only where that has no
+//! such name, or does not answer, and the mesh has it, the answer is a virtual address ([`book`]), which the outbound
+//! listener knows again. It deliberately does not cache what upstream said, validates nothing, and listens to the workload
+//! alone: it is no resolver for others.
+//!
+//! Invariants: at most [`MAX_QUESTIONS`] are being answered at once and [`MAX_CONNECTIONS`] TCP connections are open, each
+//! for a bounded time; no request waits for any of this.
+
+mod answer;
+mod book;
+mod forward;
+
+use crate::fault::Fault;
+use crate::mesh::Mesh;
+use answer::{Asked, Verdict};
+pub(crate) use book::{Book, FILE};
+use forward::Way;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+
+/// Questions over UDP that are being answered; beyond it one is not heard, and resolvers ask again.
+const MAX_QUESTIONS: usize = 512;
+/// Connections over TCP; beyond it they wait to be accepted.
+const MAX_CONNECTIONS: usize = 64;
+/// A connection on which nothing is asked (RFC 7766, section 6.2.3: seconds).
+const IDLE: Duration = Duration::from_secs(10);
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// After a failed accept.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The largest message that EDNS speaks of.
+const MAX_MESSAGE: usize = 65_535;
+
+/// Both sockets, on one port.
+pub(crate) struct Sockets {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Sockets {
+    /// Port 0 is any that is free for both.
+    pub(crate) async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let mut tries = 0..16;
+        loop {
+            let tcp = TcpListener::bind(address).await?;
+            match UdpSocket::bind(tcp.local_addr()?).await {
+                Ok(udp) => return Ok(Self { udp, tcp }),
+                // a port that is free for one may not be for the other
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries.next().is_some() => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.udp.local_addr()
+    }
+}
+
+/// Runs until it is dropped.
+pub(crate) async fn run(mesh: Arc<Mesh>, sockets: Sockets) {
+    let own = sockets.address().ok();
+    let upstream = match mesh.settings.dns.as_ref().map(|dns| dns.upstream.clone()) {
+        Some(named) if !named.is_empty() => named,
+        _ => forward::servers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+    };
+    let upstream: Arc<[SocketAddr]> = upstream.into_iter().filter(|server| Some(*server) != own).collect();
+    if upstream.is_empty() {
+        tracing::warn!("sidecar.dns.upstream: no resolver is known, so names outside the mesh are not found");
+    }
+    tokio::join!(udp(&mesh, Arc::new(sockets.udp), &upstream), tcp(&mesh, sockets.tcp, &upstream));
+}
+
+async fn udp(mesh: &Arc<Mesh>, socket: Arc<UdpSocket>, upstream: &Arc<[SocketAddr]>) {
+    let room = Arc::new(Semaphore::new(MAX_QUESTIONS));
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else { continue };
+        let (mesh, socket, upstream) = (mesh.clone(), socket.clone(), upstream.clone());
+        let question = buffer[..length].to_vec();
+        tokio::spawn(async move {
+            if let Some(answer) = answered(&mesh, &question, Way::Udp, &upstream).await {
+                let _ = socket.send_to(&answer, from).await;
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn tcp(mesh: &Arc<Mesh>, listener: TcpListener, upstream: &Arc<[SocketAddr]>) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let Ok((mut stream, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let (mesh, upstream) = (mesh.clone(), upstream.clone());
+        tokio::spawn(async move {
+            while let Ok(Ok(question)) = tokio::time::timeout(IDLE, read(&mut stream)).await {
+                let Some(answer) = answered(&mesh, &question, Way::Tcp, &upstream).await else { break };
+                if !matches!(tokio::time::timeout(IDLE, write(&mut stream, &answer)).await, Ok(Ok(()))) {
+                    break;
+                }
+            }
+            drop(place);
+        });
+    }
+}
+
+/// RFC 1035, section 4.2.2: two bytes of length before each message.
+async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut message = vec![0; length.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut framed = Vec::with_capacity(2 + message.len());
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}
+
+/// `None`: what came is no question, and gets no answer.
+async fn answered(mesh: &Mesh, question: &[u8], way: Way, upstream: &[SocketAddr]) -> Option<Vec<u8>> {
+    let asked = Asked::read(question)?;
+    let name = match &asked {
+        Asked::Address { name, .. } => Some(name.as_str()),
+        Asked::Other => None,
+    };
+    // one that has its address already is not asked for again upstream: it stays what it is
+    if let Some(name) = name.filter(|name| mesh.book.has(name))
+        && let Some(answer) = own(mesh, &asked, question, name).await
+    {
+        return Some(answer);
+    }
+    let said = forward::ask(question, way, upstream).await;
+    let verdict = said.as_deref().map_or(Verdict::Failed, Verdict::of);
+    if verdict != Verdict::Known
+        && let Some(name) = name
+        && let Some(answer) = own(mesh, &asked, question, name).await
+    {
+        return Some(answer);
+    }
+    let outcome = if said.is_some() { "forwarded" } else { "failed" };
+    mesh.metrics.dns(outcome);
+    Some(said.unwrap_or_else(|| answer::failed(question)))
+}
+
+/// The mesh's own answer; `None` where it has no such name.
+async fn own(mesh: &Mesh, asked: &Asked, question: &[u8], name: &str) -> Option<Vec<u8>> {
+    let known = mesh.directory.authority(mesh, name, mesh.clock.now()).await;
+    match known {
+        Ok(_) => {}
+        // it may exist: to say that it does not would be kept by resolvers
+        Err(Fault::DiscoveryTimeout) => {
+            mesh.metrics.dns("failed");
+            return Some(answer::failed(question));
+        }
+        Err(_) => return None,
+    }
+    mesh.metrics.dns("mesh");
+    Some(match mesh.book.address(name) {
+        Some(address) => asked.answer(question, address),
+        None => answer::failed(question),
+    })
+}

@@ -1,0 +1,181 @@
+//! Which name has which virtual address.
+//!
+//! The same name has the same address in every sidecar and after every start: the place follows from the name, and where
+//! two names fall on one, the later moves on to the next that is free. What was given is kept in `data_dir`, because an
+//! application may go on to use an address that it was told before a restart.
+//!
+//! Addresses are of class E (240.0.0.0/4, RFC 1112), which nobody routes and every kernel connects to. It deliberately
+//! never takes one back: a name that returns finds its own. Invariant: at most [`MAX_NAMES`], and every one of them was a
+//! name of the mesh.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::hash::Hasher;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Beyond it a name has no address, and is not found.
+const MAX_NAMES: usize = 65_536;
+pub(crate) const FILE: &str = "virtual-addresses";
+
+/// `240.0.0.0/8`, without its first and last address.
+const BASE: u32 = 0xf000_0000;
+const SIZE: u32 = (1 << 24) - 2;
+
+#[derive(Default)]
+pub(crate) struct Book(Mutex<Pages>);
+
+#[derive(Default)]
+struct Pages {
+    by_name: HashMap<Arc<str>, Ipv4Addr>,
+    by_address: HashMap<Ipv4Addr, Arc<str>>,
+    /// Lines of `address name`, the later below.
+    file: Option<File>,
+}
+
+impl Book {
+    /// With what was given before. A line that cannot be read is left out.
+    pub(crate) fn open(data_dir: Option<&Path>) -> io::Result<Self> {
+        let mut pages = Pages::default();
+        if let Some(dir) = data_dir {
+            let path = dir.join(FILE);
+            let text = match std::fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => String::new(),
+                Err(e) => return Err(e),
+            };
+            for line in text.lines() {
+                if let Some((address, name)) = line.split_once(' ')
+                    && let Ok(address) = address.parse()
+                    && is_virtual(address)
+                    && pages.is_free(name, address)
+                {
+                    pages.write(name, address);
+                }
+            }
+            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+            if !text.is_empty() && !text.ends_with('\n') {
+                file.write_all(b"\n")?; // a line that a crash cut short
+            }
+            pages.file = Some(file);
+        }
+        Ok(Self(Mutex::new(pages)))
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.pages().by_name.contains_key(name)
+    }
+
+    /// The name's address, for good; `None`: there are too many.
+    pub(crate) fn address(&self, name: &str) -> Option<Ipv4Addr> {
+        let mut pages = self.pages();
+        if let Some(address) = pages.by_name.get(name) {
+            return Some(*address);
+        }
+        if pages.by_name.len() >= MAX_NAMES {
+            return None;
+        }
+        let mut at = place(name);
+        while pages.by_address.contains_key(&address(at)) {
+            at = (at + 1) % SIZE;
+        }
+        let address = address(at);
+        let written = pages.file.as_mut().map(|file| file.write_all(format!("{address} {name}\n").as_bytes()));
+        if let Some(Err(e)) = written {
+            tracing::warn!("sidecar.data_dir: {FILE}: {e}; {name} may have another address after a restart");
+        }
+        pages.write(name, address);
+        Some(address)
+    }
+
+    /// Whose address it is.
+    pub(crate) fn name(&self, address: Ipv4Addr) -> Option<Arc<str>> {
+        if !is_virtual(address) {
+            return None; // nearly all, and without the lock
+        }
+        self.pages().by_address.get(&address).cloned()
+    }
+}
+
+impl Pages {
+    fn is_free(&self, name: &str, address: Ipv4Addr) -> bool {
+        self.by_name.len() < MAX_NAMES && !self.by_name.contains_key(name) && !self.by_address.contains_key(&address)
+    }
+
+    fn write(&mut self, name: &str, address: Ipv4Addr) {
+        let name: Arc<str> = name.into();
+        self.by_name.insert(name.clone(), address);
+        self.by_address.insert(address, name);
+    }
+}
+
+/// FNV-1a, since the standard library's hash may be another in the next release.
+fn place(name: &str) -> u32 {
+    struct Fnv(u64);
+    impl Hasher for Fnv {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            for byte in bytes {
+                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    hash.write(name.as_bytes());
+    (hash.finish() % u64::from(SIZE)) as u32
+}
+
+fn address(place: u32) -> Ipv4Addr {
+    Ipv4Addr::from(BASE + 1 + place)
+}
+
+fn is_virtual(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 240
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_one_address_everywhere_and_an_address_one_name() {
+        let (one, other) = (Book::default(), Book::default());
+        let names: Vec<String> = (0..5_000).map(|n| format!("service-{n}")).collect();
+        for name in &names {
+            let address = one.address(name).unwrap();
+            assert!(is_virtual(address) && one.name(address).as_deref() == Some(name));
+        }
+        let moved = names.iter().rev().filter(|name| one.address(name) != other.address(name)).count();
+        assert!(moved <= 4, "but for the few that fall on one place: {moved}");
+        assert_eq!(one.name(Ipv4Addr::new(10, 0, 0, 1)), None);
+        assert_eq!(Book::default().address("shop"), Some(Ipv4Addr::new(240, 75, 113, 64)), "and in every release");
+    }
+
+    #[test]
+    fn names_that_fall_on_one_place_have_each_their_own_and_keep_it_over_a_restart() {
+        let dir = std::env::temp_dir().join(format!("fusewire-book-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        // what another name has already is moved on from
+        let taken = address(place("shop"));
+        std::fs::write(dir.join(FILE), format!("{taken} older\nnonsense\n10.0.0.1 not-virtual\n{taken} twice\n240.0"))
+            .unwrap();
+        let book = Book::open(Some(&dir)).unwrap();
+        let shop = book.address("shop").unwrap();
+        assert_eq!(shop, address(place("shop") + 1));
+        assert_eq!(book.name(taken).as_deref(), Some("older"));
+        assert!(!book.has("twice") && !book.has("not-virtual"));
+        drop(book);
+        let book = Book::open(Some(&dir)).unwrap();
+        assert_eq!((book.has("shop"), book.address("shop")), (true, Some(shop)));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,87 @@
+//! Questions that are not the mesh's, asked of the resolver that the workload has anyway.
+//!
+//! Every question over UDP has a socket of its own, and with it a port that nobody can guess (RFC 5452, section 4.5). The
+//! next server is asked where one does not answer in time, as the C library does.
+
+use super::answer::is_answer_to;
+use super::{MAX_MESSAGE, read, write};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::net::{TcpStream, UdpSocket};
+
+/// For one server's answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Servers of `resolv.conf` that are asked; the C library's MAXNS.
+const MAX_SERVERS: usize = 3;
+const PORT: u16 = 53;
+
+/// As it came, so it goes on: an answer over UDP may be cut short, and who was told so asks again over TCP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Udp,
+    Tcp,
+}
+
+/// `None`: nobody answered.
+pub(super) async fn ask(question: &[u8], way: Way, servers: &[SocketAddr]) -> Option<Vec<u8>> {
+    for server in servers {
+        let said = async {
+            match way {
+                Way::Udp => udp(question, *server).await,
+                Way::Tcp => tcp(question, *server).await,
+            }
+        };
+        if let Ok(Ok(said)) = tokio::time::timeout(PATIENCE, said).await {
+            return Some(said);
+        }
+    }
+    None
+}
+
+async fn udp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
+    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?; // the kernel drops what comes from elsewhere
+    socket.send(question).await?;
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        if is_answer_to(&buffer[..length], question) {
+            buffer.truncate(length);
+            return Ok(buffer);
+        }
+    }
+}
+
+async fn tcp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server).await?;
+    write(&mut stream, question).await?;
+    let said = read(&mut stream).await?;
+    if is_answer_to(&said, question) { Ok(said) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// The servers of a `resolv.conf`.
+pub(crate) fn servers(resolv_conf: &str) -> Vec<SocketAddr> {
+    let address = |line: &str| {
+        let mut words = line.split_whitespace();
+        let is_server = words.next() == Some("nameserver");
+        let ip: IpAddr = words.next().filter(|_| is_server)?.parse().ok()?;
+        Some(SocketAddr::new(ip, PORT))
+    };
+    resolv_conf.lines().filter_map(address).take(MAX_SERVERS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_three_servers_of_resolv_conf_are_asked() {
+        let text = "# made by nobody\nsearch shop.local\nnameserver 10.0.0.10\n nameserver\tfd00::1 \nnameserver nonsense\noptions \
+                    ndots:5\nnameserver 1.2.3.4\nnameserver 5.6.7.8\n";
+        let all: Vec<SocketAddr> = ["10.0.0.10:53", "[fd00::1]:53", "1.2.3.4:53"].map(|a| a.parse().unwrap()).into();
+        assert_eq!(servers(text), all);
+        assert!(servers("").is_empty());
+    }
+}
