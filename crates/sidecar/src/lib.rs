@@ -25,6 +25,7 @@ mod fault;
 pub mod fuzzing;
 mod health;
 mod http;
+mod intercept;
 mod listener;
 mod mesh;
 mod probe;

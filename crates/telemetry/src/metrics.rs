@@ -147,6 +147,7 @@ pub struct Metrics {
     tls_refused: Family<CauseLabels, Counter>,
     health: Family<PortLabels, Gauge>,
     pub downstream_connections: Gauge,
+    pub intercept_refused: Counter,
     /// 1 while nearly nobody can be reached from here: rather this sidecar's fault than theirs.
     pub local_suspect: Gauge,
     pub config_connected: Gauge,
@@ -209,6 +210,7 @@ impl Metrics {
             tls_refused: Family::default(),
             health: Family::default(),
             downstream_connections: Gauge::default(),
+            intercept_refused: Counter::default(),
             local_suspect: Gauge::default(),
             config_connected: Gauge::default(),
             config_nacks: Counter::default(),
@@ -296,6 +298,11 @@ impl Metrics {
         r.register("tls_refused", "Handshakes that failed, by cause", m.tls_refused.clone());
         r.register("health", "1 while the application's health check finds it up, else 0; by port", m.health.clone());
         r.register("downstream_connections", "Connections accepted and open", m.downstream_connections.clone());
+        r.register(
+            "intercept_refused",
+            "Connections at the listeners for redirected ones that lead back there, or were not redirected",
+            m.intercept_refused.clone(),
+        );
         r.register(
             "local_suspect",
             "1 while nearly no instance of several services can be reached from here",

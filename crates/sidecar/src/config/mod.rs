@@ -67,21 +67,28 @@ impl Directory {
         if let Some(found) = held(text, &mesh.snapshot.load(), now) {
             return match found {
                 Some(route) => Ok(route),
-                None => self.address(mesh, text).await,
+                None => self.address_in(mesh, text).await,
             };
         }
         let authority = Authority::parse(text).ok_or(Fault::BadRequest("the authority is not host[:port]".into()))?;
         let key = authority.as_str().to_owned();
         match self.find(mesh, Subscription::Authority(authority), |s, now| held(&key, s, now)).await {
-            Err(Fault::NoRoute) => self.address(mesh, text).await,
+            Err(Fault::NoRoute) => self.address_in(mesh, text).await,
             found => found,
         }
     }
 
     /// What is no name may be an instance's own address.
-    async fn address(&self, mesh: &Mesh, text: &str) -> Result<Arc<Route>, Fault> {
-        let address: SocketAddr = text.parse().map_err(|_| Fault::NoRoute)?;
+    async fn address_in(&self, mesh: &Mesh, text: &str) -> Result<Arc<Route>, Fault> {
+        self.address(mesh, text.parse().map_err(|_| Fault::NoRoute)?).await
+    }
+
+    /// Everything to the service that has an instance at `address`.
+    pub(crate) async fn address(&self, mesh: &Mesh, address: SocketAddr) -> Result<Arc<Route>, Fault> {
         let held = |s: &Snapshot, now: Time| s.addresses.get(&address).map(|known| known.touch(now).cloned());
+        if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
+            return found.ok_or(Fault::NoRoute);
+        }
         self.find(mesh, Subscription::Address(address), held).await
     }
 
