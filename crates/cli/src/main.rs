@@ -14,6 +14,7 @@ mod diff;
 mod endpoints;
 mod get;
 mod history;
+mod intercept;
 mod limits;
 mod login;
 mod objects;
@@ -48,6 +49,7 @@ enum Command {
     Demo(demo::Arguments),
     Control(Box<control::Arguments>),
     Sidecar(sidecar::Arguments),
+    Intercept(intercept::Arguments),
     Register(register::Arguments),
     Check(check::Arguments),
     Status(status::Arguments),
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::DemoApp(a) => demo::app::run(a),
         Command::Control(a) => control::run(*a),
         Command::Sidecar(a) => sidecar::run(a),
+        Command::Intercept(a) => intercept::run(&a),
         Command::Register(a) => register::run(a),
         Command::Check(a) => check::run(&a),
         Command::Status(a) => status::run(&a),

@@ -66,6 +66,11 @@ fn say(bound: Bound) {
     if let Some(address) = bound.dns {
         tracing::info!("dns listens on {address}");
     }
+    for (direction, addresses) in ["outbound", "inbound"].iter().zip(&bound.intercept) {
+        for address in addresses {
+            tracing::info!("redirected {direction} connections are taken on {address}");
+        }
+    }
     if let Some(address) = bound.admin {
         tracing::info!("admin listens on {address}");
     }

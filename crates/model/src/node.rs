@@ -37,6 +37,8 @@ pub struct SidecarSettings {
     pub inbound: Option<InboundListener>,
     /// `dns`: names that exist only in the mesh are resolved for the application. Default: they are not.
     pub dns: Option<Dns>,
+    /// `intercept`: takes what `fusewire intercept up` redirects. Default: nothing.
+    pub intercept: Option<Intercept>,
     /// `register`: the control plane's registry is told of the application beside this sidecar. Default: it is not.
     pub register: Option<Register>,
     pub admin: AdminSettings,
@@ -142,6 +144,29 @@ pub struct Dns {
     pub listen: SocketAddr,
     /// `upstream`: who is asked first, in this order; at most 3. Default those of `/etc/resolv.conf`.
     pub upstream: Vec<SocketAddr>,
+}
+
+/// `intercept`: listeners for connections that the kernel redirected, which know where each was going. A connection whose
+/// destination is such a listener itself is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intercept {
+    /// `outbound`: ip:port, or a list. REDIRECT leads to loopback: 127.0.0.1, and [::1] where there is IPv6.
+    pub outbound: Vec<SocketAddr>,
+    /// `inbound`: ip:port, or a list. REDIRECT leads to the address that the connection came in by: 0.0.0.0, and [::] for both
+    /// families. What comes without mTLS is let in where the service's policy says `plain: allow` and the service names no
+    /// `allow`.
+    pub inbound: Vec<SocketAddr>,
+    /// `unknown`: what becomes of connections to destinations that the mesh does not know. Default allow.
+    pub unknown: Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Unknown {
+    /// They go on to where they were going, as bytes, in clear or in whatever TLS the application speaks itself.
+    #[default]
+    Allow,
+    /// They are reset.
+    Refuse,
 }
 
 /// What a sidecar registers of its application. Needs `control` and `inbound`.

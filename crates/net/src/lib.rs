@@ -1,14 +1,19 @@
-//! What touches the operating system's sockets: listeners, socket options, protocol detection.
+//! What touches the operating system's sockets: listeners, socket options, protocol detection, redirection.
 //!
-//! It decides how a connection is taken and what its first bytes say it is. It deliberately knows nothing of services,
-//! identities or configuration. The only crate that may hold `unsafe`; so far it needs none.
+//! It decides how a connection is taken, where it was going, what its first bytes say it is, and by which rules it comes to
+//! the sidecar. It deliberately knows nothing of services, identities or configuration. The only crate that may hold `unsafe`; so far it needs none.
 
 #![forbid(unsafe_code)]
 
 mod detect;
+mod opening;
+mod original;
 mod prefixed;
+pub mod redirect;
 mod socket;
 
 pub use detect::{Detected, detect};
+pub use opening::{Opening, opening};
+pub use original::{canonical, original_destination};
 pub use prefixed::Prefixed;
 pub use socket::{connect, listen, reset_on_close, tune};

@@ -15,6 +15,7 @@ use crate::events::Events;
 use crate::export;
 use crate::health;
 use crate::http::{stale, trace};
+use crate::intercept::{self, Passing};
 use crate::listener::{self, Outbound};
 use crate::mesh::{Mesh, Worker};
 use crate::probe;
@@ -59,6 +60,8 @@ pub struct Bound {
     pub outbound: Vec<SocketAddr>,
     pub inbound: Option<SocketAddr>,
     pub dns: Option<SocketAddr>,
+    /// For redirected connections, outbound and inbound.
+    pub intercept: [Vec<SocketAddr>; 2],
     pub admin: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
 }
@@ -67,6 +70,8 @@ struct Sockets {
     outbound: Vec<(TcpListener, Outbound)>,
     inbound: Option<TcpListener>,
     dns: Option<dns::Sockets>,
+    /// For redirected connections.
+    intercept: Vec<(TcpListener, Direction, Arc<Doors>)>,
     admin: Option<tokio::net::TcpListener>,
     unix: Option<endpoint::Socket>,
 }
@@ -82,12 +87,16 @@ pub async fn run(
     prepare_data_dir(&mut settings)?;
     registration::settle_id(&mut settings).map_err(SidecarError::InstanceId)?;
     let sockets = bind(&settings).await?;
+    let addresses = addresses(&sockets);
+    if let Some(intercept) = &mut settings.intercept {
+        // what port 0 became: nothing may lead back to these
+        [intercept.outbound, intercept.inbound] = addresses.intercept.clone();
+    }
     let identity = trust::at_boot(&settings).map_err(|e| SidecarError::Identity(e.to_string()))?;
     let (mesh, desk, spans) = mesh(settings)?;
     if let Some(identity) = identity {
         trust::install(&mesh, identity).map_err(|e| SidecarError::Identity(e.to_string()))?;
     }
-    let addresses = addresses(&sockets);
     let inbound_at = addresses.inbound;
     bound(addresses);
     if let Some(files) = mesh.settings.identity.clone() {
@@ -110,8 +119,8 @@ pub async fn run(
     let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at));
     tokio::spawn(watch::run(mesh.clone()));
     tokio::spawn(health::run(mesh.clone()));
-    let Sockets { outbound, inbound, dns, admin, unix } = sockets;
-    drop((outbound, inbound)); // the workers hold their own handles: a drain must be able to close the last
+    let Sockets { outbound, inbound, intercept, dns, admin, unix } = sockets;
+    drop((outbound, inbound, intercept)); // the workers hold their own handles: a drain must be able to close the last
     let mut served = serve_admin(&mesh, admin, unix);
     if let Some(sockets) = dns {
         served.spawn(dns::run(mesh.clone(), sockets));
@@ -165,6 +174,14 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         }
         None => None,
     };
+    let mut intercept = Vec::new();
+    if let Some(settings_of) = &settings.intercept {
+        let outbound = settings_of.outbound.iter().map(|at| (Direction::Outbound, "intercept.outbound", *at));
+        let inbound = settings_of.inbound.iter().map(|at| (Direction::Inbound, "intercept.inbound", *at));
+        for (direction, field, at) in outbound.chain(inbound) {
+            intercept.push((listen(field, at)?, direction, Doors::new(settings.limits.connections)));
+        }
+    }
     let admin = match settings.admin.listen {
         Some(address) => {
             let failed = |source| SidecarError::Listen { field: "admin.listen", address, source };
@@ -176,7 +193,7 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         Some(path) => Some(endpoint::Socket::bind(path).await?),
         None => None,
     };
-    Ok(Sockets { outbound, inbound, dns, admin, unix })
+    Ok(Sockets { outbound, inbound, intercept, dns, admin, unix })
 }
 
 fn addresses(sockets: &Sockets) -> Bound {
@@ -184,6 +201,10 @@ fn addresses(sockets: &Sockets) -> Bound {
         outbound: sockets.outbound.iter().filter_map(|(l, _)| l.local_addr().ok()).collect(),
         inbound: sockets.inbound.as_ref().and_then(|l| l.local_addr().ok()),
         dns: sockets.dns.as_ref().and_then(|s| s.address().ok()),
+        intercept: [Direction::Outbound, Direction::Inbound].map(|direction| {
+            let of = sockets.intercept.iter().filter(|(_, d, _)| *d == direction);
+            of.filter_map(|(l, ..)| l.local_addr().ok()).collect()
+        }),
         admin: sockets.admin.as_ref().and_then(|l| l.local_addr().ok()),
         socket: sockets.unix.as_ref().map(|s| s.path().to_owned()),
     }
@@ -204,7 +225,7 @@ fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Sp
     let (directory, desk) = config::directory(settings.discovery_timeout);
     let kept = settings.data_dir.as_deref().filter(|_| settings.dns.is_some());
     let book = Book::open(kept).map_err(|source| SidecarError::DataDir { path: dns::FILE.into(), source })?;
-    let unrouted = [Direction::Inbound, Direction::Outbound].map(|d| metrics.service(d, ""));
+    let unrouted = [Direction::Inbound, Direction::Outbound].map(|d| Arc::new(metrics.service(d, "")));
     let own_state = trace::own_state(&settings.workload);
     let (sink, spans) = export::sink(&settings, &metrics).unzip();
     let mesh = Arc::new(Mesh {
@@ -216,6 +237,7 @@ fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Sp
         belief: Belief::default(),
         metrics,
         unrouted,
+        passing: Passing::default(),
         access_log,
         sink,
         carried: Carried::default(),
@@ -253,6 +275,10 @@ fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, Sidecar
             outbound.push((listener.try_clone().map_err(SidecarError::Thread)?, to.clone()));
         }
         let inbound = sockets.inbound.as_ref().map(TcpListener::try_clone).transpose().map_err(SidecarError::Thread)?;
+        let mut intercept = Vec::new();
+        for (listener, direction, doors) in &sockets.intercept {
+            intercept.push((listener.try_clone().map_err(SidecarError::Thread)?, *direction, doors.clone()));
+        }
         let inbound_doors = inbound_doors.clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let runtime =
@@ -269,6 +295,13 @@ fn start_workers(mesh: &Arc<Mesh>, sockets: &Sockets) -> Result<Workers, Sidecar
                 }
                 if let Some(Ok(l)) = inbound.map(tokio::net::TcpListener::from_std) {
                     tokio::spawn(listener::inbound(worker.clone(), l, inbound_doors));
+                }
+                for (listener, direction, doors) in intercept {
+                    let Ok(l) = tokio::net::TcpListener::from_std(listener) else { continue };
+                    match direction {
+                        Direction::Outbound => drop(tokio::spawn(intercept::leave(worker.clone(), l, doors))),
+                        Direction::Inbound => drop(tokio::spawn(intercept::enter(worker.clone(), l, doors))),
+                    }
                 }
                 let _ = stopped.await;
             });

@@ -16,7 +16,7 @@ mod forward;
 use crate::fault::Fault;
 use crate::mesh::Mesh;
 use answer::{Asked, Verdict};
-pub(crate) use book::{Book, FILE};
+pub(crate) use book::{Book, FILE, is_virtual};
 use forward::Way;
 use std::io;
 use std::net::SocketAddr;

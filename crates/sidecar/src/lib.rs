@@ -26,6 +26,7 @@ mod fault;
 pub mod fuzzing;
 mod health;
 mod http;
+mod intercept;
 mod listener;
 mod mesh;
 mod probe;

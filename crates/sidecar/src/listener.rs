@@ -6,7 +6,7 @@
 use crate::doors::Doors;
 use crate::drain::{Drain, SharedGuard};
 use crate::http::reply;
-use crate::http::serve::{Connection, Http, serve};
+use crate::http::serve::{Connection, Http, Way, serve};
 use crate::mesh::{Mesh, Worker};
 use crate::tcp;
 use fusewire_identity::{ALPN_WIRE, Refusal, expect_alpn, peer_id, peer_not_after, refusal};
@@ -19,12 +19,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
 /// How long a new connection may take to say what it speaks, and then to prove itself.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The type of a TLS record that begins a handshake (RFC 8446, section 5.1).
+pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a caller may take to read that there is no room for it.
 const REFUSAL: Duration = Duration::from_secs(2);
 /// After an accept that failed (out of descriptors): time for some to close.
@@ -40,7 +43,7 @@ pub(crate) struct Outbound {
 
 /// Calls `taken` for every connection, and `full` for those past the limit, until the drain begins; then the socket is
 /// closed.
-async fn accept(
+pub(crate) async fn accept(
     listener: TcpListener,
     doors: &Arc<Doors>,
     drain: &Drain,
@@ -77,8 +80,11 @@ pub(crate) async fn outbound(worker: Arc<Worker>, listener: TcpListener, to: Out
         let (worker, to) = (worker.clone(), to.clone());
         tokio::spawn(async move {
             match (to.protocol, &to.service) {
-                (Protocol::Opaque, Some(service)) => tcp::outbound(&worker, stream, service.clone(), guard).await,
-                _ => http(worker, stream, peer, to, guard).await,
+                (Protocol::Opaque, Some(service)) => {
+                    let target = worker.mesh.directory.service(&worker.mesh, service);
+                    tcp::carry(&worker, Direction::Outbound, stream, target, guard).await;
+                }
+                _ => http(&worker, stream, peer, &to, guard).await,
             }
         });
     };
@@ -109,7 +115,7 @@ async fn say_full(mut stream: TcpStream) {
     let _ = tokio::time::timeout(REFUSAL, said).await;
 }
 
-async fn http(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, to: Outbound, guard: SharedGuard) {
+async fn http(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, to: &Outbound, guard: SharedGuard) {
     let drain = worker.mesh.outbound_drain.clone();
     let detected = tokio::select! {
         biased; // bytes that are there are a request to be answered
@@ -123,76 +129,110 @@ async fn http(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, to: Outb
         // TLS from the application itself is not ours to read; nothing else speaks first by silence
         Detected::Tls | Detected::Nothing | Detected::Silent => return,
     };
+    let way = to.service.clone().map_or(Way::Authority, Way::Service);
+    from_application(worker, io, http, (way, peer), guard, &to.doors).await;
+}
+
+/// A connection of the application's that speaks HTTP.
+pub(crate) async fn from_application(
+    worker: &Arc<Worker>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http: Http,
+    (way, peer): (Way, SocketAddr),
+    guard: SharedGuard,
+    doors: &Arc<Doors>,
+) {
     let _open = Counted::new(&worker.mesh);
-    serve(
-        io,
-        http,
-        Arc::new(Connection {
-            worker: worker.clone(),
-            direction: Direction::Outbound,
-            peer: None,
-            fixed: to.service,
-            guard,
-            until: None,
-            denied: AtomicBool::new(false),
-            caller: Some(peer.ip()),
-            doors: to.doors,
-        }),
-    )
-    .await;
+    let connection = Connection {
+        worker: worker.clone(),
+        direction: Direction::Outbound,
+        peer: None,
+        way,
+        guard,
+        until: None,
+        denied: AtomicBool::new(false),
+        caller: Some(peer.ip()),
+        doors: doors.clone(),
+    };
+    serve(io, http, Arc::new(connection)).await;
 }
 
 pub(crate) async fn inbound(worker: Arc<Worker>, listener: TcpListener, doors: Arc<Doors>) {
     let mesh = worker.mesh.clone();
     let taken = |stream, peer, guard| {
         let (worker, doors) = (worker.clone(), doors.clone());
-        tokio::spawn(async move {
-            let proven = tokio::select! {
-                biased;
-                proven = tokio::time::timeout(HANDSHAKE, prove(&worker.mesh, stream)) => proven,
-                () = worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
-            };
-            let (io, id, until) = match proven {
-                Ok(Ok(proven)) => proven,
-                Ok(Err(Some(refusal))) => return refused(&worker.mesh, peer, &refusal),
-                Ok(Err(None)) | Err(_) => return, // it went away, or said nothing
-            };
-            let _open = Counted::new(&worker.mesh);
-            let peer = Some(Arc::new(id));
-            let connection = Connection {
-                worker: worker.clone(),
-                direction: Direction::Inbound,
-                peer,
-                fixed: None,
-                guard,
-                until: Some(until),
-                denied: AtomicBool::new(false),
-                caller: None,
-                doors,
-            };
-            serve(io, Http::Two, Arc::new(connection)).await;
-        });
+        tokio::spawn(async move { from_peer(&worker, stream, peer, guard, &doors).await });
     };
     // without TLS there is nothing to say; the peer's sidecar goes elsewhere
     let full = |_| mesh.metrics.tls_refused(Direction::Inbound, "full");
     accept(listener, &doors, &mesh.inbound_drain, taken, full).await;
 }
 
+/// A connection on which a peer's sidecar has yet to prove who it is.
+async fn from_peer(
+    worker: &Arc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    guard: SharedGuard,
+    doors: &Arc<Doors>,
+) {
+    let mut first = [0u8];
+    let until = Instant::now() + HANDSHAKE;
+    let spoken = tokio::select! {
+        biased;
+        spoken = timeout_at(until, stream.peek(&mut first)) => spoken,
+        () = worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
+    };
+    match spoken {
+        Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => secured(worker, stream, (peer, until), guard, doors).await,
+        Ok(Ok(1..)) => {
+            // a client that speaks HTTP in clear deserves an answer it can read
+            let _ = stream.write_all(reply::NOT_TLS).await;
+            let _ = stream.shutdown().await;
+            refused(&worker.mesh, peer, &Refusal::NotTls);
+        }
+        _ => {} // it went away, or said nothing
+    }
+}
+
+/// The same, where it has begun TLS, which must have ended by `until`.
+pub(crate) async fn secured(
+    worker: &Arc<Worker>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (peer, until): (SocketAddr, Instant),
+    guard: SharedGuard,
+    doors: &Arc<Doors>,
+) {
+    let proven = tokio::select! {
+        biased;
+        proven = timeout_at(until, prove(&worker.mesh, io)) => proven,
+        () = worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
+    };
+    let (io, id, until) = match proven {
+        Ok(Ok(proven)) => proven,
+        Ok(Err(Some(refusal))) => return refused(&worker.mesh, peer, &refusal),
+        Ok(Err(None)) | Err(_) => return, // it went away, or said nothing
+    };
+    let _open = Counted::new(&worker.mesh);
+    let connection = Connection {
+        worker: worker.clone(),
+        direction: Direction::Inbound,
+        peer: Some(Arc::new(id)),
+        way: Way::Wire,
+        guard,
+        until: Some(until),
+        denied: AtomicBool::new(false),
+        caller: None,
+        doors: doors.clone(),
+    };
+    serve(io, Http::Two, Arc::new(connection)).await;
+}
+
 /// With the end of the proof, in Unix seconds.
-type Proven = (tokio_rustls::server::TlsStream<TcpStream>, fusewire_identity::SpiffeId, u64);
+type Proven<T> = (tokio_rustls::server::TlsStream<T>, fusewire_identity::SpiffeId, u64);
 
 /// The TLS handshake and the peer's identity; `None` where the peer merely went away.
-async fn prove(mesh: &Mesh, mut stream: TcpStream) -> Result<Proven, Option<Refusal>> {
-    let mut first = [0u8];
-    if stream.peek(&mut first).await.map_err(|_| None)? == 0 {
-        return Err(None);
-    }
-    if first[0] != 0x16 {
-        // a client that speaks HTTP in clear deserves an answer it can read
-        let _ = stream.write_all(reply::NOT_TLS).await;
-        let _ = stream.shutdown().await;
-        return Err(Some(Refusal::NotTls));
-    }
+async fn prove<T: AsyncRead + AsyncWrite + Unpin>(mesh: &Mesh, stream: T) -> Result<Proven<T>, Option<Refusal>> {
     let tls = mesh.tls().ok_or_else(|| Some(Refusal::Handshake("this sidecar has no certificate yet".into())))?;
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.server.clone());
     let stream = acceptor.accept(stream).await.map_err(|e| refusal(&e))?;
@@ -216,10 +256,10 @@ fn refused(mesh: &Mesh, peer: SocketAddr, refusal: &Refusal) {
 }
 
 /// One open connection in the metrics.
-struct Counted<'a>(&'a Mesh);
+pub(crate) struct Counted<'a>(&'a Mesh);
 
 impl<'a> Counted<'a> {
-    fn new(mesh: &'a Mesh) -> Self {
+    pub(crate) fn new(mesh: &'a Mesh) -> Self {
         mesh.metrics.downstream_connections.inc();
         Self(mesh)
     }

@@ -8,6 +8,7 @@ use crate::drain::Drain;
 use crate::events::Events;
 use crate::health::Board;
 use crate::http::stale;
+use crate::intercept::Passing;
 use crate::snapshot::Snapshot;
 use crate::trust::Belief;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -31,7 +32,9 @@ pub(crate) struct Mesh {
     /// Whom the control plane said to believe.
     pub(crate) belief: Belief,
     pub(crate) metrics: Metrics,
-    pub(crate) unrouted: [ServiceMetrics; 2],
+    pub(crate) unrouted: [Arc<ServiceMetrics>; 2],
+    /// Connections that we pass on to where they were going.
+    pub(crate) passing: Passing,
     pub(crate) access_log: Option<AccessLog>,
     /// Where spans go; `None`: nobody is told.
     pub(crate) sink: Option<Sink>,

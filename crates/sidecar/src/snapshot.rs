@@ -189,6 +189,11 @@ impl Route {
         }
     }
 
+    /// Where it leads to one service whatever is asked, that one.
+    pub(crate) fn only(&self) -> Option<Arc<Upstream>> {
+        self.rules.first()?.upstreams.first()?.clone()
+    }
+
     /// The first rule that matches, and the backend that `random` falls on.
     pub(crate) fn target(&self, request: &impl fusewire_model::route::Request, random: u64) -> Result<Target, Fault> {
         let found = self.rules.iter().find(|r| r.rule.matches.matches(request)).ok_or(Fault::NoRoute)?;

@@ -1,42 +1,82 @@
-//! Opaque TCP from the application: a connection is the exchange; it is balanced once and then copied.
+//! Opaque TCP: a connection is the exchange; it is balanced once, or goes on to where it was going, and is then copied.
 
 use crate::bounds;
 use crate::drain::SharedGuard;
+use crate::fault::Fault;
 use crate::http::exchange::Exchange;
 use crate::mesh::Worker;
+use crate::snapshot::Target;
 use crate::upstream::tunnel;
-use fusewire_model::ServiceName;
 use fusewire_resilience::{Happening, classify};
 use fusewire_telemetry::metrics::Direction;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::net::TcpStream;
+use std::time::Duration;
+
+/// How long a destination that no policy is about may take to accept.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Without an instance the connection is reset: in bytes there is no other way to say no.
-pub(crate) async fn outbound(worker: &Arc<Worker>, stream: TcpStream, service: ServiceName, guard: SharedGuard) {
-    let mut exchange = Exchange::begin_tcp(worker, Direction::Outbound, None);
+pub(crate) async fn carry(
+    worker: &Arc<Worker>,
+    direction: Direction,
+    stream: impl tunnel::Io,
+    target: impl Future<Output = Result<Target, Fault>>,
+    guard: SharedGuard,
+) {
+    let mut exchange = Exchange::begin_tcp(worker, direction, None);
     let opened = async {
-        let target = worker.mesh.directory.service(&worker.mesh, &service).await?;
+        let target = target.await?;
         exchange.decide_tcp(target.policy.sample);
         exchange.routed(&target);
         bounds::enter_tcp(&mut exchange, &target)?;
         let idle = target.policy.timeout.idle;
-        Ok::<_, crate::fault::Fault>((tunnel::open(&mut exchange, &target).await?, idle))
+        Ok::<_, Fault>((tunnel::open(&mut exchange, &target).await?, idle))
     };
     match opened.await {
         Ok((tunnel::Open { io, attempt, _kept }, idle)) => {
-            exchange.status = Some(200);
-            exchange.first_byte = Some(worker.mesh.clock.now());
+            begun(&mut exchange);
             tunnel::join(stream, io, &mut exchange, idle).await;
             exchange.settle(attempt, classify(Happening::Complete));
         }
-        Err(fault) => {
-            exchange.reason = Some(fault.reason());
-            exchange.refused(&fault);
-            if let Some(detail) = fault.detail() {
-                exchange.detail(&detail);
-            }
-            fusewire_net::reset_on_close(&stream);
-        }
+        Err(fault) => refuse(&mut exchange, &stream, &fault),
     }
     drop(guard);
+}
+
+/// On to `address`, which the mesh has no word about: in clear, and counted where no service is.
+pub(crate) async fn pass(
+    worker: &Arc<Worker>,
+    direction: Direction,
+    stream: impl tunnel::Io,
+    address: SocketAddr,
+    guard: SharedGuard,
+) {
+    let mut exchange = Exchange::begin_tcp(worker, direction, None);
+    exchange.passes(address);
+    let dialled = tokio::time::timeout(CONNECT, fusewire_net::connect(address)).await;
+    let failed = |e: std::io::Error| Fault::ConnectFailed(e.kind());
+    match dialled.map_or(Err(Fault::ConnectTimeout), |dialled| dialled.map_err(failed)) {
+        Ok(far) => {
+            let _mark = far.local_addr().ok().map(|from| worker.mesh.passing.enter(from));
+            begun(&mut exchange);
+            tunnel::join(stream, far, &mut exchange, None).await;
+        }
+        Err(fault) => refuse(&mut exchange, &stream, &fault),
+    }
+    drop(guard);
+}
+
+fn begun(exchange: &mut Exchange) {
+    exchange.status = Some(200);
+    exchange.first_byte = Some(exchange.worker.mesh.clock.now());
+}
+
+pub(crate) fn refuse(exchange: &mut Exchange, stream: &impl tunnel::Io, fault: &Fault) {
+    exchange.reason = Some(fault.reason());
+    exchange.refused(fault);
+    if let Some(detail) = fault.detail() {
+        exchange.detail(&detail);
+    }
+    stream.abort();
 }

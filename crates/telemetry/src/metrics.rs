@@ -148,6 +148,7 @@ pub struct Metrics {
     dns: Family<ResultLabels, Counter>,
     health: Family<PortLabels, Gauge>,
     pub downstream_connections: Gauge,
+    pub intercept_refused: Counter,
     /// 1 while nearly nobody can be reached from here: rather this sidecar's fault than theirs.
     pub local_suspect: Gauge,
     pub config_connected: Gauge,
@@ -211,6 +212,7 @@ impl Metrics {
             dns: Family::default(),
             health: Family::default(),
             downstream_connections: Gauge::default(),
+            intercept_refused: Counter::default(),
             local_suspect: Gauge::default(),
             config_connected: Gauge::default(),
             config_nacks: Counter::default(),
@@ -299,6 +301,11 @@ impl Metrics {
         r.register("dns_queries", "The application's questions: mesh, forwarded, failed", m.dns.clone());
         r.register("health", "1 while the application's health check finds it up, else 0; by port", m.health.clone());
         r.register("downstream_connections", "Connections accepted and open", m.downstream_connections.clone());
+        r.register(
+            "intercept_refused",
+            "Connections at the listeners for redirected ones that lead back there, or were not redirected",
+            m.intercept_refused.clone(),
+        );
         r.register(
             "local_suspect",
             "1 while nearly no instance of several services can be reached from here",

@@ -15,6 +15,7 @@ pub mod h2c;
 pub mod h2raw;
 pub mod load;
 pub mod mesh;
+pub mod netns;
 pub mod pair;
 pub mod process;
 pub mod raw;

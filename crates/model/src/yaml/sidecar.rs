@@ -1,6 +1,7 @@
 //! `sidecar`: how one sidecar boots.
 
 mod dns;
+mod intercept;
 mod limits;
 mod register;
 mod telemetry;
@@ -35,6 +36,7 @@ pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarS
     let outbound = fields.get("outbound").map(|c| outbounds(&c, alone, &mut listeners, draft)).unwrap_or_default();
     let inbound = fields.get("inbound").map(|c| inbound(&c, &mut listeners));
     let dns = fields.get("dns").and_then(|c| dns::dns(&c, &mut listeners));
+    let intercept = fields.get("intercept").map(|c| intercept::intercept(&c, &mut listeners));
     let peers = Peers { control: control.is_some(), inbound: inbound.as_ref().map(|i| i.as_ref().map(|i| i.listen)) };
     let register = fields.get("register").and_then(|c| register::register(&c, &peers));
     let zone = fields.get("zone").and_then(|c| c.parse("1..253 characters", register::zone));
@@ -51,6 +53,7 @@ pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarS
         outbound,
         inbound: inbound.flatten(),
         dns,
+        intercept,
         register,
         admin: fields.get("admin").map(|c| admin(&c, &mut listeners)).unwrap_or_default(),
         access_log: fields.get("access_log").and_then(|c| c.choice(&ACCESS_LOGS)).unwrap_or_default(),

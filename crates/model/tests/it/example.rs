@@ -418,6 +418,7 @@ fn the_sidecar_section_is_complete() {
                         ],
                     },
                 ),
+                intercept: None,
                 register: Some(
                     Register {
                         address: 10.0.0.9,
@@ -505,6 +506,7 @@ fn the_sidecar_section_is_complete() {
             outbound: [],
             inbound: None,
             dns: None,
+            intercept: None,
             register: None,
             admin: AdminSettings {
                 listen: None,

@@ -364,6 +364,7 @@ impl Fold {
                     policy.retry.policy.attempts = 1;
                     if let Some(Stored { resource: Resource::Policy(of_service), .. }) = of_service {
                         policy.limits = of_service.limits.clone();
+                        policy.plain = of_service.plain; // who comes in clear, where that is taken at all
                     }
                     let config = Arc::new(policy.breaker.clone());
                     let bounds = self.bounds(mesh, &key);

@@ -10,6 +10,7 @@ mod local;
 mod saved;
 mod series;
 
+use crate::dns;
 use crate::fault::Fault;
 use crate::mesh::Mesh;
 use crate::snapshot::{Route, Snapshot, Target};
@@ -17,7 +18,7 @@ use fusewire_model::resource::Subscription;
 use fusewire_model::route::Authority;
 use fusewire_model::{ServiceName, World};
 use fusewire_resilience::Time;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -67,22 +68,40 @@ impl Directory {
         if let Some(found) = held(text, &mesh.snapshot.load(), now) {
             return match found {
                 Some(route) => Ok(route),
-                None => self.address(mesh, text).await,
+                None => self.address_in(mesh, text).await,
             };
         }
         let authority = Authority::parse(text).ok_or(Fault::BadRequest("the authority is not host[:port]".into()))?;
         let key = authority.as_str().to_owned();
         match self.find(mesh, Subscription::Authority(authority), |s, now| held(&key, s, now)).await {
-            Err(Fault::NoRoute) => self.address(mesh, text).await,
+            Err(Fault::NoRoute) => self.address_in(mesh, text).await,
             found => found,
         }
     }
 
     /// What is no name may be an instance's own address.
-    async fn address(&self, mesh: &Mesh, text: &str) -> Result<Arc<Route>, Fault> {
-        let address: SocketAddr = text.parse().map_err(|_| Fault::NoRoute)?;
+    async fn address_in(&self, mesh: &Mesh, text: &str) -> Result<Arc<Route>, Fault> {
+        self.address(mesh, text.parse().map_err(|_| Fault::NoRoute)?).await
+    }
+
+    /// Everything to the service that has an instance at `address`.
+    async fn address(&self, mesh: &Mesh, address: SocketAddr) -> Result<Arc<Route>, Fault> {
         let held = |s: &Snapshot, now: Time| s.addresses.get(&address).map(|known| known.touch(now).cloned());
+        if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
+            return found.ok_or(Fault::NoRoute);
+        }
         self.find(mesh, Subscription::Address(address), held).await
+    }
+
+    /// What an application means that connects to `address`: by a virtual address a name, by any other an instance.
+    pub(crate) async fn destination(&self, mesh: &Mesh, address: SocketAddr) -> Result<Arc<Route>, Fault> {
+        match address.ip() {
+            IpAddr::V4(ip) if dns::is_virtual(ip) => {
+                let name = mesh.book.name(ip).ok_or(Fault::NoRoute)?;
+                self.authority(mesh, &name, mesh.clock.now()).await
+            }
+            _ => self.address(mesh, address).await,
+        }
     }
 
     /// The service of a listener that is for one service.

@@ -138,7 +138,8 @@ fn address(place: u32) -> Ipv4Addr {
     Ipv4Addr::from(BASE + 1 + place)
 }
 
-fn is_virtual(address: Ipv4Addr) -> bool {
+/// Whether it is one that only a book knows.
+pub(crate) fn is_virtual(address: Ipv4Addr) -> bool {
     address.octets()[0] == 240
 }
 

@@ -25,6 +25,7 @@ use fusewire_telemetry::metrics::{Direction, Ended, RouteMetrics, ServiceMetrics
 use fusewire_telemetry::{Reason, SpanId, TraceId};
 use http::{HeaderMap, Method, Request, Version};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -304,6 +305,20 @@ impl Exchange {
         if let Some(recording) = &mut self.trace.recording {
             let span = SpanId::from_bits(self.worker.random());
             recording.attempt(span, attempt.member(), self.probe, attempt.started());
+        }
+    }
+
+    /// Bytes that go on to where they were going.
+    pub(crate) fn passes(&mut self, to: SocketAddr) {
+        if let Some(facts) = &mut self.facts {
+            facts.detail = Some("passed through: the mesh does not know this destination".into());
+        }
+        self.bound_for(to);
+    }
+
+    pub(crate) fn bound_for(&mut self, to: SocketAddr) {
+        if let Some(facts) = &mut self.facts {
+            facts.authority = to.to_string();
         }
     }
 

@@ -17,12 +17,16 @@ use crate::snapshot::Target;
 use crate::upstream::service::Wish;
 use fusewire_model::policy::Ratio;
 use fusewire_resilience::Time;
+use fusewire_telemetry::metrics::Direction;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
 
 /// Never fails: what goes wrong becomes an answer with its reason.
-pub(crate) async fn proxy(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub(crate) async fn proxy(connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ReplyBody> {
+    if connection.direction == Direction::Inbound && !connection.is_wire() {
+        headers::strip_ours(request.headers_mut()); // believed from peers' sidecars alone (invariant 11)
+    }
     let peer = connection.peer.clone();
     let mut exchange = Box::new(Exchange::begin(&connection.worker, connection.direction, peer, &request));
     if let Err(fault) = check::request(&request, connection.direction, &connection.worker.mesh.settings.limits) {

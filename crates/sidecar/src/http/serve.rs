@@ -9,12 +9,14 @@ use super::{forwarded, headers, turns};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
 use crate::fault::Fault;
+use crate::intercept::{self, Original};
 use crate::mesh::Worker;
-use crate::snapshot::Target;
+use crate::snapshot::{Route, Target};
 use crate::trust::until_denied;
 use crate::upstream::connect::{CONNECTION_WINDOW, STREAM_WINDOW};
 use fusewire_identity::SpiffeId;
 use fusewire_model::ServiceName;
+use fusewire_model::node::Forwarded;
 use fusewire_model::policy::{Ratio, RequestKey};
 use fusewire_resilience::{Time, balance};
 use fusewire_telemetry::metrics::Direction;
@@ -52,17 +54,30 @@ pub(crate) struct Connection {
     pub(crate) direction: Direction,
     /// The proven identity at the other end.
     pub(crate) peer: Option<Arc<SpiffeId>>,
-    /// The one service that this listener is for; `None`: each request's authority decides.
-    pub(crate) fixed: Option<ServiceName>,
+    pub(crate) way: Way,
     pub(crate) guard: SharedGuard,
     /// When the certificate ends that the peer proved itself with, in Unix seconds.
     pub(crate) until: Option<u64>,
     /// The peer's identity was denied after it connected.
     pub(crate) denied: AtomicBool,
-    /// Where the caller's application is, outbound.
+    /// Where the caller's application is; `None`: its sidecar has seen to that.
     pub(crate) caller: Option<IpAddr>,
     /// What the connection came in by.
     pub(crate) doors: Arc<Doors>,
+}
+
+/// What says where the requests of a connection go.
+pub(crate) enum Way {
+    /// Outbound: each request's authority.
+    Authority,
+    /// Outbound: the one service that the listener is for.
+    Service(ServiceName),
+    /// Outbound, redirected: the address that the application connected to, where it is an instance's; else the authority.
+    Original(Box<Original>),
+    /// Inbound from a peer's sidecar, which names the port.
+    Wire,
+    /// Inbound, redirected, from a caller without a sidecar: the port that it connected to.
+    Port(u16),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,9 +98,9 @@ where
     match http {
         Http::One => turns::serve(io, of).await,
         Http::Two => {
-            let (crowd, fields) = match direction {
-                Direction::Inbound => (Crowd::Many, headers::WIRE_FIELDS_H2),
-                Direction::Outbound => (Crowd::One, headers::MAX_FIELDS_H2),
+            let (crowd, fields) = match of.is_wire() {
+                true => (Crowd::Many, headers::WIRE_FIELDS_H2),
+                false => (Crowd::One, headers::MAX_FIELDS_H2),
             };
             let line = Arc::new(Line::shared(&of.guard));
             let counted = line.clone();
@@ -141,10 +156,15 @@ async fn farewell(mut served: impl Future + Unpin, line: &Line) {
 }
 
 impl Connection {
+    /// Whether the other end is a peer's sidecar, whose `fusewire-*` fields are believed.
+    pub(crate) fn is_wire(&self) -> bool {
+        matches!(self.way, Way::Wire)
+    }
+
     /// Waits until the connection is to make room for another, or was idle for too long. Between sidecars the caller's
     /// pool decides, and this never comes.
     async fn left_idle(&self, line: &Arc<Line>) {
-        if self.direction == Direction::Inbound {
+        if self.is_wire() {
             return std::future::pending().await;
         }
         self.doors.know(line);
@@ -190,26 +210,42 @@ impl Connection {
     /// Where a request goes: by authority from the application, by port from a peer's sidecar.
     pub(crate) async fn route<B>(&self, request: &Request<B>, now: Time) -> Result<Target, Fault> {
         let mesh = &self.worker.mesh;
-        match self.direction {
-            Direction::Inbound => self.route_inbound(request),
-            Direction::Outbound => match &self.fixed {
-                Some(service) => mesh.directory.service(mesh, service).await,
-                None => {
-                    let authority = headers::authority(request)
-                        .ok_or(Fault::BadRequest("the request names no authority (Host)".into()))?;
-                    let route = mesh.directory.authority(mesh, authority, now).await?;
-                    route.target(&Matched(request), self.worker.random())
+        let route = match &self.way {
+            Way::Wire => {
+                let named = headers::port(request.headers());
+                return self
+                    .admit_peer(named.ok_or(Fault::BadRequest("fusewire-port is missing or not a port".into()))?);
+            }
+            Way::Port(port) => return intercept::admit_plain(mesh, *port),
+            Way::Service(service) => return mesh.directory.service(mesh, service).await,
+            Way::Original(original) => {
+                let route = match mesh.directory.destination(mesh, original.address).await {
+                    Err(Fault::NoRoute | Fault::DiscoveryTimeout) => self.by_authority(request, now).await,
+                    found => found,
+                };
+                match (route, original.beyond(mesh)) {
+                    (Err(Fault::NoRoute | Fault::DiscoveryTimeout), Some(beyond)) => {
+                        return Ok(Target::service(beyond, None));
+                    }
+                    (route, _) => route?,
                 }
-            },
-        }
+            }
+            Way::Authority => self.by_authority(request, now).await?,
+        };
+        route.target(&Matched(request), self.worker.random())
     }
 
-    fn route_inbound<B>(&self, request: &Request<B>) -> Result<Target, Fault> {
+    async fn by_authority<B>(&self, request: &Request<B>, now: Time) -> Result<Arc<Route>, Fault> {
+        let mesh = &self.worker.mesh;
+        let authority =
+            headers::authority(request).ok_or(Fault::BadRequest("the request names no authority (Host)".into()))?;
+        mesh.directory.authority(mesh, authority, now).await
+    }
+
+    fn admit_peer(&self, named: u16) -> Result<Target, Fault> {
         let mesh = &self.worker.mesh;
         let snapshot = mesh.snapshot.load();
         let ports = snapshot.inbound.as_ref().ok_or(Fault::Untold)?;
-        let named = headers::port(request.headers())
-            .ok_or(Fault::BadRequest("fusewire-port is missing or not a port".into()))?;
         let port = ports.get(&named).ok_or(Fault::NoRoute)?;
         let peer = self.peer.as_deref().ok_or(Fault::Denied("no identity".into()))?;
         if self.denied.load(Ordering::Relaxed) {
@@ -235,7 +271,9 @@ impl Connection {
         };
         let authority = authority.map_err(|_| Fault::BadRequest("the authority is not host[:port]".into()))?;
         if let Some(address) = self.caller {
-            let policy = self.worker.mesh.settings.forwarded;
+            // inbound, what stands before us may know better where it came from
+            let default = (self.direction == Direction::Inbound).then_some(Forwarded::Append);
+            let policy = self.worker.mesh.settings.forwarded.or(default);
             forwarded::apply(request.headers_mut(), policy, address, authority.as_str());
         }
         let idle = target.policy.timeout.idle.is_some();

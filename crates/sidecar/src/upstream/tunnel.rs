@@ -12,6 +12,7 @@ use crate::http::{headers, reply};
 use crate::mesh::Worker;
 use crate::snapshot::Target;
 use fusewire_model::policy::Policy;
+use fusewire_net::Prefixed;
 use fusewire_resilience::{Attempt, Happening, Member, classify};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::ServiceMetrics;
@@ -43,6 +44,11 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {
 impl Io for TcpStream {
     fn abort(&self) {
         fusewire_net::reset_on_close(self);
+    }
+}
+impl<T: Io> Io for Prefixed<T> {
+    fn abort(&self) {
+        self.get_ref().abort();
     }
 }
 impl Io for TokioIo<Upgraded> {}

@@ -1,0 +1,297 @@
+//! `fusewire intercept`: the rules that bring a workload's traffic to its sidecar, in the network namespace it is run in.
+//!
+//! It decides which tool puts them in and what an error of that tool means; the rules themselves are `net`'s
+//! ([`fusewire_net::redirect`]). It deliberately remembers nothing: what is in place is what the kernel says.
+
+mod tool;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use fusewire_net::redirect::{Cidr, Family, Jumps, Owner, PortRange, Ports, Rules, iptables_down, iptables_up};
+use fusewire_net::redirect::{nft_down, nft_up};
+use std::process::ExitCode;
+use tool::{Nft, Xtables};
+
+/// Bring the traffic of this network namespace to its sidecar, without a word to the applications.
+///
+/// The sidecar's file says where it takes what is redirected, such as `intercept: {outbound: 127.0.0.1:15001, inbound:
+/// 0.0.0.0:15006}`. What stays on loopback is left alone. Needs CAP_NET_ADMIN, and nft or iptables; in Kubernetes it is an
+/// init container's work.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Print the rules and change nothing; needs no permission.
+    #[arg(long, global = true)]
+    dry_run: bool,
+    /// Which tool puts the rules in. `auto`: nft, else whichever iptables there is; `down` and `status` look at all.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    backend: Backend,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Backend {
+    #[default]
+    Auto,
+    Nft,
+    /// Whichever of the two the system means by it.
+    Iptables,
+    IptablesNft,
+    IptablesLegacy,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put the rules in place, or in place of those that are there.
+    Up(Box<Up>),
+    /// Take them out, and nothing else.
+    Down,
+    /// Say what is in place. Exit code 0: rules are; 1: none are.
+    Status,
+}
+
+#[derive(Args)]
+struct Up {
+    /// The sidecar's own traffic, by the user it runs as; of --uid, --gid and --mark one is needed.
+    #[arg(long, required_unless_present_any = ["gid", "mark"])]
+    uid: Vec<u32>,
+    /// The same by group.
+    #[arg(long)]
+    gid: Vec<u32>,
+    /// The same by its sockets' mark (SO_MARK), such as 0x539.
+    #[arg(long, value_parser = mark)]
+    mark: Vec<u32>,
+    /// The sidecar's `intercept.outbound` port.
+    #[arg(long, default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
+    outbound_port: u16,
+    /// The sidecar's `intercept.inbound` port.
+    #[arg(long, default_value_t = 15006, value_parser = clap::value_parser!(u16).range(1..))]
+    inbound_port: u16,
+    /// Only these ports are redirected when they are connected to from outside: 80,8000-8010. Default all.
+    #[arg(long, value_delimiter = ',')]
+    include_inbound_ports: Vec<PortRange>,
+    /// These are not, whatever is included: the sidecar's own ports, for instance.
+    #[arg(long, value_delimiter = ',')]
+    exclude_inbound_ports: Vec<PortRange>,
+    /// Only connections to these ports are redirected when they leave. Default all.
+    #[arg(long, value_delimiter = ',')]
+    include_outbound_ports: Vec<PortRange>,
+    #[arg(long, value_delimiter = ',')]
+    exclude_outbound_ports: Vec<PortRange>,
+    /// Only connections to these networks are redirected when they leave: 10.0.0.0/8,fd00::/8. Default all.
+    #[arg(long, value_delimiter = ',')]
+    include_outbound_cidrs: Vec<Cidr>,
+    #[arg(long, value_delimiter = ',')]
+    exclude_outbound_cidrs: Vec<Cidr>,
+}
+
+fn mark(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.ok().filter(|mark| *mark > 0).ok_or_else(|| format!("must be a mark such as 0x539, got {text:?}"))
+}
+
+impl Up {
+    fn rules(&self) -> Result<Rules> {
+        if self.outbound_port == self.inbound_port {
+            bail!("--outbound-port and --inbound-port are both {}: they are two listeners", self.inbound_port);
+        }
+        let users = self.uid.iter().map(|id| Owner::User(*id));
+        let groups = self.gid.iter().map(|id| Owner::Group(*id));
+        Ok(Rules {
+            outbound_port: self.outbound_port,
+            inbound_port: self.inbound_port,
+            sidecar: users.chain(groups).chain(self.mark.iter().map(|mark| Owner::Mark(*mark))).collect(),
+            inbound: Ports { only: self.include_inbound_ports.clone(), except: self.exclude_inbound_ports.clone() },
+            outbound: Ports { only: self.include_outbound_ports.clone(), except: self.exclude_outbound_ports.clone() },
+            only_to: self.include_outbound_cidrs.clone(),
+            except_to: self.exclude_outbound_cidrs.clone(),
+        })
+    }
+}
+
+/// What puts rules in.
+enum Tools {
+    Nft(Nft),
+    Xtables(Xtables),
+}
+
+impl Backend {
+    /// Those to look at. `auto`: every one that is installed.
+    fn all(self) -> Vec<Tools> {
+        let nft = || Nft::find().map(Tools::Nft);
+        let xtables = |name| Xtables::find(name).map(Tools::Xtables);
+        match self {
+            Backend::Nft => nft().into_iter().collect(),
+            Backend::Iptables => xtables("").into_iter().collect(),
+            Backend::IptablesNft => xtables("-nft").into_iter().collect(),
+            Backend::IptablesLegacy => xtables("-legacy").into_iter().collect(),
+            Backend::Auto => {
+                let variants: Vec<Tools> = ["-nft", "-legacy"].into_iter().filter_map(xtables).collect();
+                let plain = if variants.is_empty() { xtables("") } else { None };
+                nft().into_iter().chain(variants).chain(plain).collect()
+            }
+        }
+    }
+
+    /// The one to put rules in with.
+    fn one(self) -> Option<Tools> {
+        match self {
+            Backend::Auto => Nft::find()
+                .map(Tools::Nft)
+                .or_else(|| Xtables::find("").map(Tools::Xtables))
+                .or_else(|| self.all().pop()),
+            _ => self.all().pop(),
+        }
+    }
+
+    fn missing(self) -> String {
+        let (what, remedy) = match self {
+            Backend::Auto => {
+                ("neither nft nor iptables is installed", "install nftables, or iptables where the kernel is old")
+            }
+            Backend::Nft => ("nft is not installed", "install nftables, or use --backend iptables"),
+            Backend::Iptables => ("iptables-restore and iptables-save are not installed", "install iptables"),
+            Backend::IptablesNft => {
+                ("iptables-nft-restore is not installed", "install iptables 1.8, or use --backend iptables")
+            }
+            Backend::IptablesLegacy => {
+                ("iptables-legacy-restore is not installed", "install iptables 1.8, or use --backend iptables")
+            }
+        };
+        format!("{what} ({remedy})")
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let backend = arguments.backend;
+    match &arguments.command {
+        Command::Up(up) if arguments.dry_run => print!("{}", rehearsed(&up.rules()?, backend)),
+        Command::Up(wanted) => {
+            let rules = wanted.rules()?;
+            tool::permitted()?;
+            up(&rules, backend)?;
+        }
+        Command::Down if arguments.dry_run => print!("{}", rehearsed_down(backend)?),
+        Command::Down => {
+            tool::permitted()?;
+            for tools in backend.all() {
+                down(&tools)?;
+            }
+        }
+        Command::Status => return status(backend),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(rules: &Rules, backend: Backend) -> Result<()> {
+    let tools = backend.one().with_context(|| backend.missing())?;
+    // two sets of rules would redirect by whichever is asked first
+    for other in Backend::Auto.all().iter().filter(|other| other.name() != tools.name()) {
+        down(other)?;
+    }
+    match &tools {
+        Tools::Nft(nft) => nft.load(&nft_up(rules))?,
+        Tools::Xtables(xtables) => {
+            for family in tool::families() {
+                let there = Jumps::of(&xtables.saved(family)?);
+                xtables.restore(family, &iptables_up(rules, family, &there))?;
+            }
+        }
+    }
+    eprintln!("redirection is in place, by {}", tools.name());
+    Ok(())
+}
+
+fn down(tools: &Tools) -> Result<()> {
+    match tools {
+        Tools::Nft(nft) => {
+            if nft.table()?.is_some() {
+                nft.load(&nft_down())?;
+            }
+        }
+        Tools::Xtables(xtables) => {
+            for family in tool::families() {
+                if let Some(text) = iptables_down(&Jumps::of(&xtables.saved(family)?)) {
+                    xtables.restore(family, &text)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `up` would feed to the tool, where nothing of ours is there yet.
+fn rehearsed(rules: &Rules, backend: Backend) -> String {
+    let by_iptables = match backend {
+        Backend::Auto => matches!(backend.one(), Some(Tools::Xtables(_))),
+        Backend::Nft => false,
+        Backend::Iptables | Backend::IptablesNft | Backend::IptablesLegacy => true,
+    };
+    if !by_iptables {
+        return nft_up(rules);
+    }
+    let none = Jumps::default();
+    let of = |family, tool| format!("# {tool} --noflush\n{}", iptables_up(rules, family, &none));
+    of(Family::V4, "iptables-restore") + &of(Family::V6, "ip6tables-restore")
+}
+
+/// What `down` would feed, by what is there.
+fn rehearsed_down(backend: Backend) -> Result<String> {
+    let mut text = String::new();
+    for tools in backend.all() {
+        match &tools {
+            Tools::Nft(nft) if nft.table()?.is_some() => text += &nft_down(),
+            Tools::Nft(_) => {}
+            Tools::Xtables(xtables) => {
+                for family in tool::families() {
+                    if let Some(down) = iptables_down(&Jumps::of(&xtables.saved(family)?)) {
+                        text += &format!("# {} --noflush\n{down}", xtables.program(family, "restore"));
+                    }
+                }
+            }
+        }
+    }
+    Ok(text)
+}
+
+fn status(backend: Backend) -> Result<ExitCode> {
+    let mut found = false;
+    for tools in backend.all() {
+        match &tools {
+            Tools::Nft(nft) => {
+                let Some(table) = nft.table()? else { continue };
+                println!("in place, by nft:\n{}", table.trim_end());
+                found = true;
+            }
+            Tools::Xtables(xtables) => {
+                for family in tool::families() {
+                    let saved = xtables.saved(family)?;
+                    let there = Jumps::of(&saved);
+                    if there.is_empty() {
+                        continue;
+                    }
+                    let whole = if there.is_whole() { "in place" } else { "in part (run `up` again, or `down`)" };
+                    println!("{whole}, by {}:", xtables.program(family, "restore"));
+                    saved.lines().filter(|line| line.contains("FUSEWIRE_")).for_each(|line| println!("{line}"));
+                    found = true;
+                }
+            }
+        }
+    }
+    if !found {
+        println!("nothing is redirected by fusewire here");
+    }
+    Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Tools {
+    fn name(&self) -> String {
+        match self {
+            Tools::Nft(_) => "nft".into(),
+            Tools::Xtables(xtables) => xtables.program(Family::V4, "restore"),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `intercept`: where a sidecar takes what was redirected to it.
+
+use super::Listeners;
+use crate::node::{Intercept, Unknown};
+use crate::yaml::cursor::{Cursor, Fields};
+use std::net::SocketAddr;
+
+const UNKNOWN: [(&str, Unknown); 2] = [("allow", Unknown::Allow), ("refuse", Unknown::Refuse)];
+
+pub(super) fn intercept(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Intercept {
+    let mut intercept = Intercept { outbound: Vec::new(), inbound: Vec::new(), unknown: Unknown::default() };
+    let Some(mut fields) = cursor.map("a mapping such as {outbound: 127.0.0.1:15001, inbound: 0.0.0.0:15006}") else {
+        return intercept;
+    };
+    let outbound = addresses(&mut fields, "outbound", listeners);
+    let inbound = addresses(&mut fields, "inbound", listeners);
+    if outbound.is_none() && inbound.is_none() {
+        cursor.fault_with("must name a listener", "add `outbound: 127.0.0.1:15001` or `inbound: 0.0.0.0:15006`");
+    }
+    intercept.outbound = outbound.unwrap_or_default();
+    intercept.inbound = inbound.unwrap_or_default();
+    intercept.unknown = fields.get("unknown").and_then(|c| c.choice(&UNKNOWN)).unwrap_or_default();
+    fields.finish();
+    intercept
+}
+
+/// `None`: not written.
+fn addresses(fields: &mut Fields<'_>, name: &'static str, listeners: &mut Listeners) -> Option<Vec<SocketAddr>> {
+    let list = fields.get(name)?.one_or_list("ip:port or a list of them");
+    Some(list.iter().filter_map(|cursor| listeners.address(cursor)).collect())
+}

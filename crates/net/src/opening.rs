@@ -1,0 +1,165 @@
+//! What a caller that knows nothing of us says first, and to whom, where no configuration says what to expect.
+//!
+//! It reads the head of an HTTP/1 request up to its authority, and no further; everything that is not surely HTTP is
+//! [`Opening::Other`], whose bytes are not to be touched. It deliberately judges no request: whether it is well-formed is for
+//! whoever serves it.
+//!
+//! Invariant: as in `detect`, the verdict depends on the bytes alone, and every byte is given back.
+
+use crate::Prefixed;
+use crate::detect::H2_PREFACE;
+use bytes::BytesMut;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What is longer before it says for whom it is, is not looked at.
+const MAX_HEAD: usize = 16 << 10;
+/// No method in use is as long.
+const MAX_METHOD: usize = 32;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// With the authority of the first request.
+    Http1(String),
+    Http2,
+    Tls,
+    /// Anything else, silence included.
+    Other,
+}
+
+/// `silence`: how long it may take to the first byte; servers of some protocols speak first. `limit`: how long in all.
+pub async fn opening<T: AsyncRead + Unpin>(
+    mut io: T,
+    silence: Duration,
+    limit: Duration,
+) -> io::Result<(Opening, Prefixed<T>)> {
+    let mut head = BytesMut::with_capacity(1024);
+    let reading = async {
+        if !matches!(tokio::time::timeout(silence, io.read_buf(&mut head)).await, Ok(Ok(1..))) {
+            return Ok(Opening::Other);
+        }
+        loop {
+            if let Some(verdict) = verdict(&head) {
+                return io::Result::Ok(verdict);
+            }
+            if io.read_buf(&mut head).await? == 0 {
+                return Ok(Opening::Other);
+            }
+        }
+    };
+    let verdict = tokio::time::timeout(limit, reading).await.unwrap_or(Ok(Opening::Other))?;
+    Ok((verdict, Prefixed::new(head.freeze(), io)))
+}
+
+/// `None`: more is needed.
+fn verdict(head: &[u8]) -> Option<Opening> {
+    match head.first()? {
+        0x16 => return Some(Opening::Tls),
+        _ if head.starts_with(H2_PREFACE) => return Some(Opening::Http2),
+        _ if H2_PREFACE.starts_with(head) => return None,
+        _ => {}
+    }
+    let method = head.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-' || **b == b'_').count();
+    let ended = head.get(method);
+    if method == 0 || method > MAX_METHOD || ended.is_some_and(|b| *b != b' ') || &head[..method] == b"CONNECT" {
+        return Some(Opening::Other);
+    }
+    let other_when_long = || (head.len() >= MAX_HEAD).then_some(Opening::Other);
+    let Some((line, mut rest)) = line(head) else { return other_when_long() };
+    let Some(target) = target(line) else { return Some(Opening::Other) };
+    if let Some((_, after)) = target.split_once("://") {
+        let authority = after.split(['/', '?', '#']).next().unwrap_or_default();
+        return Some(Opening::Http1(authority.to_owned()));
+    }
+    while let Some((field, after)) = self::line(rest) {
+        if field.is_empty() {
+            return Some(Opening::Other); // names nobody
+        }
+        if field.len() > 5 && field[..5].eq_ignore_ascii_case(b"host:") {
+            let host = std::str::from_utf8(field[5..].trim_ascii());
+            return Some(host.map_or(Opening::Other, |host| Opening::Http1(host.to_owned())));
+        }
+        rest = after;
+    }
+    other_when_long()
+}
+
+/// Up to the line's end, and what is behind it.
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    let line = &bytes[..end];
+    Some((line.strip_suffix(b"\r").unwrap_or(line), &bytes[end + 1..]))
+}
+
+/// The target of an HTTP/1 request line.
+fn target(line: &[u8]) -> Option<&str> {
+    let mut words = std::str::from_utf8(line).ok()?.split(' ');
+    let (_method, target, version) = (words.next()?, words.next()?, words.next()?);
+    (version.starts_with("HTTP/1.") && words.next().is_none()).then_some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http1(host: &str) -> Opening {
+        Opening::Http1(host.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_split_of_the_first_bytes_gives_the_same_verdict_and_loses_nothing() {
+        let cases: [(&[u8], Opening); 14] = [
+            (b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("shop")),
+            (b"GET / HTTP/1.1\r\naccept: */*\r\nhost:shop:80 \r\n\r\n", http1("shop:80")),
+            (b"M-SEARCH * HTTP/1.1\nHOST: shop\n\n", http1("shop")),
+            (b"GET http://shop:81/x HTTP/1.1\r\nHost: other\r\n\r\n", http1("shop:81")),
+            (b"GET / HTTP/1.0\r\n\r\n", Opening::Other),
+            (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop\r\n\r\n", Opening::Other),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Opening::Http2),
+            (b"\x16\x03\x01\x02\x00", Opening::Tls),
+            (b"EHLO shop\r\n", Opening::Other),
+            (b"*1\r\n$4\r\nPING\r\n", Opening::Other),
+            (b"\0\0\0\x08\x04\xd2\x16\x2f", Opening::Other),
+            (b"GET /\r\n", Opening::Other),
+            (b"GET / HTTP/1.1\r\nHost: sho", Opening::Other),
+            (b"", Opening::Other),
+        ];
+        for (bytes, wanted) in cases {
+            for at in 0..=bytes.len() {
+                let (mut a, b) = tokio::io::duplex(4096);
+                let (first, second) = (bytes[..at].to_vec(), bytes[at..].to_vec());
+                let writer = tokio::spawn(async move {
+                    for part in [first, second] {
+                        tokio::io::AsyncWriteExt::write_all(&mut a, &part).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                });
+                let ms = Duration::from_millis;
+                let (verdict, mut io) = opening(b, ms(500), ms(5_000)).await.unwrap();
+                writer.await.unwrap();
+                let mut all = Vec::new();
+                io.read_to_end(&mut all).await.unwrap();
+                assert_eq!((&verdict, all.as_slice()), (&wanted, bytes), "split at {at}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_speaks_first_waits_no_longer_than_the_silence() {
+        let (_a, b) = tokio::io::duplex(64);
+        let began = tokio::time::Instant::now();
+        let (verdict, _io) = opening(b, Duration::from_millis(300), Duration::from_secs(10)).await.unwrap();
+        assert_eq!((verdict, began.elapsed()), (Opening::Other, Duration::from_millis(300)));
+    }
+
+    #[test]
+    fn a_head_that_never_says_for_whom_it_is_is_let_go() {
+        let mut head = b"GET / HTTP/1.1\r\n".to_vec();
+        while head.len() < MAX_HEAD {
+            assert_eq!(verdict(&head), None);
+            head.extend_from_slice(b"x: y\r\n");
+        }
+        assert_eq!(verdict(&head), Some(Opening::Other));
+    }
+}

@@ -1,0 +1,59 @@
+//! The rules that bring a workload's traffic to its sidecar, as text for `nft` or `iptables-restore`.
+//!
+//! It decides which connections are redirected: TCP that comes in or leaves, but for the sidecar's own, for what stays on
+//! loopback, and for what was excluded. What is excluded wins over what is included. It deliberately runs nothing and reads
+//! nothing of the machine: the same settings are the same text.
+//!
+//! Loopback is left alone in both directions: an application that calls its own address reaches itself, and the way from a
+//! sidecar to its application cannot come back to the sidecar.
+//!
+//! Invariant: every rule stands in a table or chain of our own, but for one jump from each of two base chains of iptables;
+//! so taking out what bears our name takes out everything, and nothing else.
+
+mod iptables;
+mod nft;
+mod set;
+
+pub use iptables::{Jumps, iptables_down, iptables_up};
+pub use nft::{TABLE, nft_down, nft_up};
+pub use set::{Cidr, PortRange};
+
+/// What `fusewire intercept up` was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Where the sidecar takes what leaves, and what comes in.
+    pub outbound_port: u16,
+    pub inbound_port: u16,
+    pub sidecar: Vec<Owner>,
+    pub inbound: Ports,
+    pub outbound: Ports,
+    /// Only destinations in these; empty: all.
+    pub only_to: Vec<Cidr>,
+    pub except_to: Vec<Cidr>,
+}
+
+/// How the sidecar's own connections are told from its application's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    User(u32),
+    Group(u32),
+    /// A socket's SO_MARK.
+    Mark(u32),
+}
+
+/// By the port that a connection is for.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Ports {
+    /// Only these; empty: all.
+    pub only: Vec<PortRange>,
+    pub except: Vec<PortRange>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+#[cfg(test)]
+mod tests;

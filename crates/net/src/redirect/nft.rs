@@ -1,0 +1,83 @@
+//! For `nft -f -`. One transaction: the table is there before, or as it should be after, and never half.
+
+use super::{Cidr, Owner, PortRange, Ports, Rules};
+use std::fmt::{Display, Write};
+
+/// Ours, for both families.
+pub const TABLE: &str = "inet fusewire";
+
+/// Puts the table in place of what there is of it.
+pub fn nft_up(rules: &Rules) -> String {
+    let mut text = nft_down();
+    let mut line = |indent: usize, line: &str| {
+        let _ = writeln!(text, "{:indent$}{line}", "", indent = 4 * indent); // writing to a String cannot fail
+    };
+    line(0, &format!("table {TABLE} {{"));
+    line(1, "chain inbound {");
+    line(2, "type nat hook prerouting priority -100; policy accept;");
+    line(2, "meta l4proto != tcp return");
+    line(2, "iifname \"lo\" return");
+    by_port(&rules.inbound, &mut |rule| line(2, &rule));
+    line(2, &format!("meta l4proto tcp redirect to :{}", rules.inbound_port));
+    line(1, "}");
+    line(1, "chain outbound {");
+    line(2, "type nat hook output priority -100; policy accept;");
+    line(2, "meta l4proto != tcp return");
+    for owner in &rules.sidecar {
+        line(2, &owned(*owner));
+    }
+    line(2, "oifname \"lo\" return");
+    by_address(rules, &mut |rule| line(2, &rule));
+    by_port(&rules.outbound, &mut |rule| line(2, &rule));
+    line(2, &format!("meta l4proto tcp redirect to :{}", rules.outbound_port));
+    line(1, "}");
+    line(0, "}");
+    text
+}
+
+/// Takes the table out; no error where there is none.
+pub fn nft_down() -> String {
+    format!("table {TABLE} {{\n}}\ndelete table {TABLE}\n")
+}
+
+fn owned(owner: Owner) -> String {
+    match owner {
+        Owner::User(id) => format!("meta skuid {id} return"),
+        Owner::Group(id) => format!("meta skgid {id} return"),
+        Owner::Mark(mark) => format!("meta mark {mark:#x} return"),
+    }
+}
+
+fn by_port(ports: &Ports, rule: &mut impl FnMut(String)) {
+    let set = |all: &[PortRange]| set(PortRange::merged(all).into_iter().map(|range| range.written('-')));
+    if !ports.except.is_empty() {
+        rule(format!("tcp dport {} return", set(&ports.except)));
+    }
+    if !ports.only.is_empty() {
+        rule(format!("tcp dport != {} return", set(&ports.only)));
+    }
+}
+
+fn by_address(rules: &Rules, rule: &mut impl FnMut(String)) {
+    for (v4, family) in [(true, "ip"), (false, "ip6")] {
+        let except = Cidr::merged(&rules.except_to, v4);
+        if !except.is_empty() {
+            rule(format!("{family} daddr {} return", set(except)));
+        }
+    }
+    if rules.only_to.is_empty() {
+        return;
+    }
+    for (v4, family, protocol) in [(true, "ip", "ipv4"), (false, "ip6", "ipv6")] {
+        let only = Cidr::merged(&rules.only_to, v4);
+        rule(match only.is_empty() {
+            true => format!("meta nfproto {protocol} return"),
+            false => format!("{family} daddr != {} return", set(only)),
+        });
+    }
+}
+
+fn set(all: impl IntoIterator<Item = impl Display>) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
+    format!("{{ {} }}", all.join(", "))
+}

@@ -1,0 +1,218 @@
+use super::*;
+use expect_test::expect;
+
+fn ports(only: &[&str], except: &[&str]) -> Ports {
+    let all = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    Ports { only: all(only), except: all(except) }
+}
+
+fn plain() -> Rules {
+    Rules {
+        outbound_port: 15001,
+        inbound_port: 15006,
+        sidecar: vec![Owner::User(1337)],
+        inbound: Ports::default(),
+        outbound: Ports::default(),
+        only_to: Vec::new(),
+        except_to: Vec::new(),
+    }
+}
+
+fn everything() -> Rules {
+    let networks = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect();
+    Rules {
+        sidecar: vec![Owner::User(1337), Owner::Group(1337), Owner::Mark(0x539)],
+        inbound: ports(&["80", "8000-8010"], &["15020", "22"]),
+        outbound: ports(&[], &["25", "443", "440-450"]),
+        only_to: networks(&["10.0.0.0/8", "10.1.0.0/16", "fd00::1/8"]),
+        except_to: networks(&["10.9.9.9", "fd00::9"]),
+        ..plain()
+    }
+}
+
+#[test]
+fn nft_without_wishes() {
+    expect![[r#"
+        table inet fusewire {
+        }
+        delete table inet fusewire
+        table inet fusewire {
+            chain inbound {
+                type nat hook prerouting priority -100; policy accept;
+                meta l4proto != tcp return
+                iifname "lo" return
+                meta l4proto tcp redirect to :15006
+            }
+            chain outbound {
+                type nat hook output priority -100; policy accept;
+                meta l4proto != tcp return
+                meta skuid 1337 return
+                oifname "lo" return
+                meta l4proto tcp redirect to :15001
+            }
+        }
+    "#]]
+    .assert_eq(&nft_up(&plain()));
+}
+
+#[test]
+fn nft_with_every_wish() {
+    expect![[r#"
+        table inet fusewire {
+        }
+        delete table inet fusewire
+        table inet fusewire {
+            chain inbound {
+                type nat hook prerouting priority -100; policy accept;
+                meta l4proto != tcp return
+                iifname "lo" return
+                tcp dport { 22, 15020 } return
+                tcp dport != { 80, 8000-8010 } return
+                meta l4proto tcp redirect to :15006
+            }
+            chain outbound {
+                type nat hook output priority -100; policy accept;
+                meta l4proto != tcp return
+                meta skuid 1337 return
+                meta skgid 1337 return
+                meta mark 0x539 return
+                oifname "lo" return
+                ip daddr { 10.9.9.9/32 } return
+                ip6 daddr { fd00::9/128 } return
+                ip daddr != { 10.0.0.0/8 } return
+                ip6 daddr != { fd00::/8 } return
+                tcp dport { 25, 440-450 } return
+                meta l4proto tcp redirect to :15001
+            }
+        }
+    "#]]
+    .assert_eq(&nft_up(&everything()));
+}
+
+#[test]
+fn nft_of_one_family_alone_leaves_the_other() {
+    let rules = Rules { only_to: vec!["10.0.0.0/8".parse().unwrap()], ..plain() };
+    assert!(nft_up(&rules).contains("ip daddr != { 10.0.0.0/8 } return\n        meta nfproto ipv6 return\n"));
+}
+
+#[test]
+fn iptables_without_wishes() {
+    expect![[r#"
+        *nat
+        :FUSEWIRE_INBOUND - [0:0]
+        :FUSEWIRE_OUTBOUND - [0:0]
+        :FUSEWIRE_OUTBOUND_PORTS - [0:0]
+        :FUSEWIRE_INBOUND_PORTS - [0:0]
+        -A FUSEWIRE_INBOUND -i lo -j RETURN
+        -A FUSEWIRE_INBOUND -j FUSEWIRE_INBOUND_PORTS
+        -A FUSEWIRE_INBOUND_PORTS -p tcp -j REDIRECT --to-ports 15006
+        -A FUSEWIRE_OUTBOUND -m owner --uid-owner 1337 -j RETURN
+        -A FUSEWIRE_OUTBOUND -o lo -j RETURN
+        -A FUSEWIRE_OUTBOUND -j FUSEWIRE_OUTBOUND_PORTS
+        -A FUSEWIRE_OUTBOUND_PORTS -p tcp -j REDIRECT --to-ports 15001
+        -A PREROUTING -p tcp -j FUSEWIRE_INBOUND
+        -A OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
+        COMMIT
+    "#]]
+    .assert_eq(&iptables_up(&plain(), Family::V4, &Jumps::default()));
+}
+
+#[test]
+fn ip6tables_with_every_wish() {
+    expect![[r#"
+        *nat
+        :FUSEWIRE_INBOUND - [0:0]
+        :FUSEWIRE_OUTBOUND - [0:0]
+        :FUSEWIRE_OUTBOUND_PORTS - [0:0]
+        :FUSEWIRE_INBOUND_PORTS - [0:0]
+        -A FUSEWIRE_INBOUND -i lo -j RETURN
+        -A FUSEWIRE_INBOUND -p tcp --dport 22 -j RETURN
+        -A FUSEWIRE_INBOUND -p tcp --dport 15020 -j RETURN
+        -A FUSEWIRE_INBOUND -j FUSEWIRE_INBOUND_PORTS
+        -A FUSEWIRE_INBOUND_PORTS -p tcp --dport 80 -j REDIRECT --to-ports 15006
+        -A FUSEWIRE_INBOUND_PORTS -p tcp --dport 8000:8010 -j REDIRECT --to-ports 15006
+        -A FUSEWIRE_OUTBOUND -m owner --uid-owner 1337 -j RETURN
+        -A FUSEWIRE_OUTBOUND -m owner --gid-owner 1337 -j RETURN
+        -A FUSEWIRE_OUTBOUND -m mark --mark 0x539 -j RETURN
+        -A FUSEWIRE_OUTBOUND -o lo -j RETURN
+        -A FUSEWIRE_OUTBOUND -d fd00::9/128 -j RETURN
+        -A FUSEWIRE_OUTBOUND -p tcp --dport 25 -j RETURN
+        -A FUSEWIRE_OUTBOUND -p tcp --dport 440:450 -j RETURN
+        -A FUSEWIRE_OUTBOUND -d fd00::/8 -j FUSEWIRE_OUTBOUND_PORTS
+        -A FUSEWIRE_OUTBOUND_PORTS -p tcp -j REDIRECT --to-ports 15001
+        -A PREROUTING -p tcp -j FUSEWIRE_INBOUND
+        -A OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
+        COMMIT
+    "#]]
+    .assert_eq(&iptables_up(&everything(), Family::V6, &Jumps::default()));
+}
+
+/// As `iptables-save` prints it, with rules of others around ours.
+const SAVED: &str = "*nat
+:PREROUTING ACCEPT [1:60]
+:OUTPUT ACCEPT [0:0]
+:FUSEWIRE_INBOUND - [0:0]
+:FUSEWIRE_INBOUND_PORTS - [0:0]
+:FUSEWIRE_OUTBOUND - [0:0]
+:FUSEWIRE_OUTBOUND_PORTS - [0:0]
+:FUSEWIRE_INBOUNDER - [0:0]
+-A PREROUTING -j OTHERS
+-A PREROUTING -p tcp -j FUSEWIRE_INBOUND
+-A OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
+-A FUSEWIRE_INBOUND -i lo -j RETURN
+COMMIT
+";
+
+#[test]
+fn iptables_again_replaces_its_own_jumps() {
+    let again = iptables_up(&plain(), Family::V4, &Jumps::of(SAVED));
+    let jumps: Vec<&str> =
+        again.lines().filter(|line| line.contains("PREROUTING") || line.contains("OUTPUT ")).collect();
+    assert_eq!(
+        jumps,
+        [
+            "-D PREROUTING -p tcp -j FUSEWIRE_INBOUND",
+            "-D OUTPUT -p tcp -j FUSEWIRE_OUTBOUND",
+            "-A PREROUTING -p tcp -j FUSEWIRE_INBOUND",
+            "-A OUTPUT -p tcp -j FUSEWIRE_OUTBOUND",
+        ]
+    );
+}
+
+#[test]
+fn iptables_down_takes_out_what_is_there_and_no_more() {
+    expect![[r#"
+        *nat
+        -D PREROUTING -p tcp -j FUSEWIRE_INBOUND
+        -D OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
+        -F FUSEWIRE_INBOUND
+        -F FUSEWIRE_OUTBOUND
+        -F FUSEWIRE_OUTBOUND_PORTS
+        -F FUSEWIRE_INBOUND_PORTS
+        -X FUSEWIRE_INBOUND
+        -X FUSEWIRE_OUTBOUND
+        -X FUSEWIRE_OUTBOUND_PORTS
+        -X FUSEWIRE_INBOUND_PORTS
+        COMMIT
+    "#]]
+    .assert_eq(&iptables_down(&Jumps::of(SAVED)).unwrap());
+    assert_eq!(iptables_down(&Jumps::of("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n")), None);
+    let half = Jumps::of("*nat\n:FUSEWIRE_INBOUND - [0:0]\nCOMMIT\n");
+    assert_eq!(iptables_down(&half).unwrap(), "*nat\n-F FUSEWIRE_INBOUND\n-X FUSEWIRE_INBOUND\nCOMMIT\n");
+    assert!(!half.is_whole() && Jumps::of(SAVED).is_whole());
+}
+
+#[test]
+fn what_is_no_port_or_network_is_refused() {
+    for text in ["", "0", "65536", "9-8", "a", "1-", "-1", "1-2-3"] {
+        assert!(text.parse::<PortRange>().is_err(), "{text}");
+    }
+    for text in ["", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "a/8", "10.0.0.0/"] {
+        assert!(text.parse::<Cidr>().is_err(), "{text}");
+    }
+    for (text, wanted) in
+        [("10.1.2.3/8", "10.0.0.0/8"), ("::1", "::1/128"), ("0.0.0.0/0", "0.0.0.0/0"), ("::/0", "::/0")]
+    {
+        assert_eq!(text.parse::<Cidr>().unwrap().to_string(), wanted);
+    }
+}

@@ -1,0 +1,73 @@
+//! Connections that the kernel redirected to us: where each was going, and what becomes of it.
+//!
+//! It decides by the original destination. Outbound: an instance's address is its service; any other may still be HTTP for an
+//! authority that the mesh knows; what is left goes on as bytes to where it was going, or is refused (`unknown`). Inbound: the
+//! port is the application's; peers' sidecars prove themselves as at the mTLS port, and callers without one are let in where
+//! the policy says `plain: allow` and the service does not name who may call it. It deliberately opens no TLS but the mesh's
+//! own, and rewrites nothing of what the mesh does not know.
+//!
+//! What came by an unknown port goes on to the address that it was for and not to loopback: redirection must not open what
+//! listens there alone.
+//!
+//! Invariant: no connection leads back here. One whose destination is one of these listeners is refused, and so is one that
+//! we made ourselves to pass another on.
+
+mod beyond;
+mod hello;
+mod inbound;
+mod outbound;
+mod passing;
+
+pub(crate) use beyond::Original;
+pub(crate) use inbound::{admit_plain, enter};
+pub(crate) use outbound::leave;
+pub(crate) use passing::Passing;
+
+use crate::dns;
+use crate::mesh::Mesh;
+use fusewire_model::node::Unknown;
+use fusewire_net::{canonical, original_destination};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// A caller that says nothing for so long waits for the server to speak first.
+const SILENCE: Duration = Duration::from_millis(300);
+/// How long a connection may take to say what it speaks.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
+
+/// Where `stream` was going. `None`: it was refused, and that is said.
+fn destination(mesh: &Mesh, stream: &TcpStream, inbound: bool) -> Option<SocketAddr> {
+    let (Ok(local), Ok(peer)) = (stream.local_addr().map(canonical), stream.peer_addr().map(canonical)) else {
+        return None; // gone already
+    };
+    let why = match original_destination(stream) {
+        Ok(to) if is_own(mesh, to, local, inbound) => "its destination is this listener",
+        Ok(_) if mesh.passing.has(peer) => {
+            "it is the sidecar's own, which the rules must leave alone (fusewire intercept up --uid, --gid or --mark)"
+        }
+        Ok(to) => return Some(to),
+        Err(_) => "it was not redirected",
+    };
+    mesh.metrics.intercept_refused.inc();
+    if mesh.passing.may_log(mesh.clock.now()) {
+        tracing::warn!(%peer, listener = %local, "an intercepted connection is refused: {why}");
+    }
+    fusewire_net::reset_on_close(stream);
+    None
+}
+
+/// Whether a connection to `to` comes to one of our own listeners for redirected ones. Inbound every destination is an
+/// address of this machine.
+fn is_own(mesh: &Mesh, to: SocketAddr, local: SocketAddr, inbound: bool) -> bool {
+    let Some(intercept) = &mesh.settings.intercept else { return false };
+    let mut listeners = intercept.outbound.iter().chain(&intercept.inbound);
+    to == local || listeners.any(|l| l.port() == to.port() && (inbound || to.ip().is_loopback() || l.ip() == to.ip()))
+}
+
+/// Whether a connection to `to`, which means nothing to the mesh, goes on there. Nobody is at a virtual address: its name has left
+/// the mesh.
+fn passes_unknown(mesh: &Mesh, to: SocketAddr) -> bool {
+    let is_virtual = matches!(to.ip(), IpAddr::V4(ip) if dns::is_virtual(ip));
+    !is_virtual && mesh.settings.intercept.as_ref().is_some_and(|intercept| intercept.unknown == Unknown::Allow)
+}

@@ -1,0 +1,178 @@
+//! Three hosts, a control plane and two sidecars that run as a group of their own.
+
+use fusewire_testkit::netns::{Host, Network};
+use fusewire_testkit::process::tool;
+use fusewire_testkit::{Process, eventually};
+use serde_json::Value;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+pub(crate) const FUSEWIRE: &str = env!("CARGO_BIN_EXE_fusewire");
+/// The group that the sidecars run as, and nobody else.
+pub(crate) const GROUP: u32 = 1337;
+/// Of the applications: HTTP, then echo, greeter, HTTP on loopback alone, TLS.
+pub(crate) const APP: u16 = 8080;
+
+/// The mesh, as `shop` is configured in it where a test does not say otherwise.
+pub(crate) const SHOP: &str = "
+services:
+  shop:
+    instances: [{id: shop-1, address: '10.77.0.2:8080', sidecar: '10.77.0.2:15008'}]
+  shop6:
+    identity: shop
+    instances: [{id: shop6-1, address: '[fd77::2]:8080', sidecar: '[fd77::2]:15008'}]
+  echo:
+    identity: shop
+    protocol: opaque
+    instances: [{id: echo-1, address: '10.77.0.2:8081', sidecar: '10.77.0.2:15008'}]
+  greeter:
+    identity: shop
+    protocol: opaque
+    instances: [{id: greeter-1, address: '10.77.0.2:8082', sidecar: '10.77.0.2:15008'}]
+";
+
+pub(crate) struct World {
+    pub(crate) web: Process,
+    pub(crate) shop: Process,
+    _others: Vec<Process>,
+    pub(crate) dir: TempDir,
+    pub(crate) network: Network,
+}
+
+impl World {
+    /// Up and ready, with no rules yet.
+    pub(crate) fn new(mesh: &str) -> Self {
+        Self::with(mesh, "allow")
+    }
+
+    /// `unknown`: the sidecars' setting of that name.
+    pub(crate) fn with(mesh: &str, unknown: &str) -> Self {
+        let network = Network::new(3);
+        let dir = tempfile::Builder::new().prefix("fusewire-test-").tempdir().unwrap();
+        std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
+        let mut others = vec![control(network.host(3), dir.path())];
+        let web = sidecar(network.host(1), dir.path(), "web", unknown);
+        let shop = sidecar(network.host(2), dir.path(), "shop", unknown);
+        others.push(app(network.host(2), dir.path(), "shop"));
+        others.push(app(network.host(3), dir.path(), "world"));
+        for (n, name) in [(1, "web"), (2, "shop")] {
+            let ready = || network.host(n).run("curl", &["-sf", "http://127.0.0.1:15020/ready"]).status.success();
+            eventually(&format!("the sidecar of {name} is ready"), ready);
+        }
+        Self { web, shop, _others: others, dir, network }
+    }
+
+    pub(crate) fn host(&self, n: usize) -> &Host {
+        self.network.host(n)
+    }
+
+    /// The rules that a test wants on host `n`.
+    pub(crate) fn intercept(&self, n: usize, arguments: &[&str]) {
+        intercept(self.host(n), &[&["up", "--gid", &GROUP.to_string()], arguments].concat());
+    }
+
+    /// The access log of a sidecar.
+    pub(crate) fn log_of(process: &Process) -> Vec<Value> {
+        let lines = process.output();
+        lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(Value::is_object).collect()
+    }
+
+    /// The line about `path` in a sidecar's access log, once it is there.
+    pub(crate) fn logged(process: &Process, path: &str) -> Value {
+        let mut found = None;
+        eventually(&format!("{path} is logged"), || {
+            found = Self::log_of(process).into_iter().find(|line| line["path"] == path);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// The line about a connection to `authority`, once it is there.
+    pub(crate) fn logged_for(process: &Process, authority: &str) -> Value {
+        let mut found = None;
+        eventually(&format!("a connection to {authority} is logged"), || {
+            let all = Self::log_of(process);
+            found = all.into_iter().find(|line| line["protocol"] == "tcp" && line["authority"] == authority);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+}
+
+/// `fusewire intercept` there, which has to succeed; what it prints.
+pub(crate) fn intercept(host: &Host, arguments: &[&str]) -> String {
+    let out = host.command(FUSEWIRE).arg("intercept").args(arguments).output().unwrap();
+    assert!(out.status.success(), "intercept {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// The body that curl gets there, and the status before it.
+pub(crate) fn curl(host: &Host, arguments: &[&str]) -> (u16, String) {
+    let out = host.run("curl", &[&["-s", "--max-time", "20", "-w", "\n%{http_code}"], arguments].concat());
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+fn control(host: &Host, dir: &Path) -> Process {
+    let mut command = host.command(FUSEWIRE);
+    command.current_dir(dir).args(["control", "--listen", &format!("{}:15010", host.v4), "--config", "mesh.yaml"]);
+    command.args(["--data-dir", "control"]);
+    let process = Process::start(&mut command, dir.join("control.log"));
+    eventually("the control plane listens", || dir.join("control/control.sock").exists());
+    process
+}
+
+fn sidecar(host: &Host, dir: &Path, name: &str, unknown: &str) -> Process {
+    let mut token = Command::new(FUSEWIRE);
+    token.current_dir(dir).args(["token", "create", name, "--socket", "control/control.sock"]);
+    let token = token.output().unwrap();
+    assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+    std::fs::write(dir.join(format!("{name}.token")), token.stdout.trim_ascii()).unwrap();
+    let yaml = format!(
+        "sidecar:\n  workload: {name}\n  control: 10.77.0.3:15010\n  token_file: {name}.token\n  data_dir: {name}\n  \
+         inbound: '[::]:15008'\n  intercept: {{outbound: [127.0.0.1:15001, '[::1]:15001'], inbound: '[::]:15006', \
+         unknown: {unknown}}}\n  admin: {{listen: 127.0.0.1:15020}}\n  access_log: json\n"
+    );
+    std::fs::write(dir.join(format!("{name}.yaml")), yaml).unwrap();
+    let mut command = host.command(FUSEWIRE);
+    command.current_dir(dir).args(["sidecar", "--config", &format!("{name}.yaml")]);
+    command.gid(GROUP);
+    Process::start(&mut command, dir.join(format!("{name}.log")))
+}
+
+fn app(host: &Host, dir: &Path, name: &str) -> Process {
+    let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/intercepted_app.py");
+    let certificate = certificate(dir);
+    let mut command = host.command(tool("python3"));
+    command.arg(script).args([name, &APP.to_string()]).arg(certificate);
+    let process = Process::start(&mut command, dir.join(format!("{name}-app.log")));
+    eventually(&format!("the application of {name} listens"), || process.output().contains("listening"));
+    process
+}
+
+/// Any will do: nobody checks it.
+fn certificate(dir: &Path) -> PathBuf {
+    let file = dir.join("app.pem");
+    if !file.exists() {
+        let (key, chain) = (dir.join("app.key"), dir.join("app.crt"));
+        let mut make = Command::new(tool("openssl"));
+        make.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=app",
+        ]);
+        let made = make.arg("-keyout").arg(&key).arg("-out").arg(&chain).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        std::fs::write(&file, [std::fs::read(key).unwrap(), std::fs::read(chain).unwrap()].concat()).unwrap();
+    }
+    file
+}
