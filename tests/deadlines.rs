@@ -195,6 +195,7 @@ fn who_waits_less_than_an_answer_takes_blames_no_instance() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the request waits meanwhile")]
 fn the_time_that_a_request_waits_for_its_turn_is_taken_off() {
     let (release, held) = tokio::sync::watch::channel(());
     let told = Arc::<Mutex<Option<u64>>>::default();

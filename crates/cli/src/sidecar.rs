@@ -63,7 +63,7 @@ fn say(bound: Bound) {
     if let Some(address) = bound.inbound {
         tracing::info!("inbound (mTLS) listens on {address}");
     }
-    if let Some(address) = bound.dns {
+    for address in &bound.dns {
         tracing::info!("dns listens on {address}");
     }
     for (direction, addresses) in ["outbound", "inbound"].iter().zip(&bound.intercept) {

@@ -140,8 +140,8 @@ pub struct InboundListener {
 /// an address of 240.0.0.0/8, at which the outbound listener for intercepted connections knows it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// `listen`: for UDP and TCP.
-    pub listen: SocketAddr,
+    /// `listen`: ip:port, or a list, for UDP and TCP. Redirection leads to loopback: 127.0.0.1, and [::1] where there is IPv6.
+    pub listen: Vec<SocketAddr>,
     /// `upstream`: who is asked first, in this order; at most 3. Default those of `/etc/resolv.conf`.
     pub upstream: Vec<SocketAddr>,
 }

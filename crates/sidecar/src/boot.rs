@@ -59,7 +59,7 @@ pub enum SidecarError {
 pub struct Bound {
     pub outbound: Vec<SocketAddr>,
     pub inbound: Option<SocketAddr>,
-    pub dns: Option<SocketAddr>,
+    pub dns: Vec<SocketAddr>,
     /// For redirected connections, outbound and inbound.
     pub intercept: [Vec<SocketAddr>; 2],
     pub admin: Option<SocketAddr>,
@@ -69,7 +69,7 @@ pub struct Bound {
 struct Sockets {
     outbound: Vec<(TcpListener, Outbound)>,
     inbound: Option<TcpListener>,
-    dns: Option<dns::Sockets>,
+    dns: Vec<dns::Sockets>,
     /// For redirected connections.
     intercept: Vec<(TcpListener, Direction, Arc<Doors>)>,
     admin: Option<tokio::net::TcpListener>,
@@ -122,8 +122,8 @@ pub async fn run(
     let Sockets { outbound, inbound, intercept, dns, admin, unix } = sockets;
     drop((outbound, inbound, intercept)); // the workers hold their own handles: a drain must be able to close the last
     let mut served = serve_admin(&mesh, admin, unix);
-    if let Some(sockets) = dns {
-        served.spawn(dns::run(mesh.clone(), sockets));
+    if !dns.is_empty() {
+        served.spawn(dns::run(mesh.clone(), dns));
     }
     stop.await;
     if let Some(registration) = &mut registration {
@@ -167,13 +167,11 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         outbound.push((listen("outbound", o.listen)?, to));
     }
     let inbound = settings.inbound.as_ref().map(|i| listen("inbound", i.listen)).transpose()?;
-    let dns = match settings.dns.as_ref().map(|dns| dns.listen) {
-        Some(address) => {
-            let failed = |source| SidecarError::Listen { field: "dns.listen", address, source };
-            Some(dns::Sockets::bind(address).await.map_err(failed)?)
-        }
-        None => None,
-    };
+    let mut dns = Vec::new();
+    for address in settings.dns.iter().flat_map(|dns| dns.listen.iter().copied()) {
+        let failed = |source| SidecarError::Listen { field: "dns.listen", address, source };
+        dns.push(dns::Sockets::bind(address).await.map_err(failed)?);
+    }
     let mut intercept = Vec::new();
     if let Some(settings_of) = &settings.intercept {
         let outbound = settings_of.outbound.iter().map(|at| (Direction::Outbound, "intercept.outbound", *at));
@@ -200,7 +198,7 @@ fn addresses(sockets: &Sockets) -> Bound {
     Bound {
         outbound: sockets.outbound.iter().filter_map(|(l, _)| l.local_addr().ok()).collect(),
         inbound: sockets.inbound.as_ref().and_then(|l| l.local_addr().ok()),
-        dns: sockets.dns.as_ref().and_then(|s| s.address().ok()),
+        dns: sockets.dns.iter().filter_map(|s| s.address().ok()).collect(),
         intercept: [Direction::Outbound, Direction::Inbound].map(|direction| {
             let of = sockets.intercept.iter().filter(|(_, d, _)| *d == direction);
             of.filter_map(|(l, ..)| l.local_addr().ok()).collect()

@@ -65,20 +65,24 @@ impl Sockets {
 }
 
 /// Runs until it is dropped.
-pub(crate) async fn run(mesh: Arc<Mesh>, sockets: Sockets) {
-    let own = sockets.address().ok();
+pub(crate) async fn run(mesh: Arc<Mesh>, sockets: Vec<Sockets>) {
+    let own: Vec<SocketAddr> = sockets.iter().filter_map(|s| s.address().ok()).collect();
     let upstream = match mesh.settings.dns.as_ref().map(|dns| dns.upstream.clone()) {
         Some(named) if !named.is_empty() => named,
         _ => forward::servers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
     };
-    let upstream: Arc<[SocketAddr]> = upstream.into_iter().filter(|server| Some(*server) != own).collect();
+    let upstream: Arc<[SocketAddr]> = upstream.into_iter().filter(|server| !own.contains(server)).collect();
     if upstream.is_empty() {
         tracing::warn!("sidecar.dns.upstream: no resolver is known, so names outside the mesh are not found");
     }
-    tokio::join!(udp(&mesh, Arc::new(sockets.udp), &upstream), tcp(&mesh, sockets.tcp, &upstream));
+    let all = sockets.into_iter().map(|Sockets { udp, tcp }| {
+        let (mesh, upstream) = (&mesh, &upstream);
+        async move { tokio::join!(over_udp(mesh, Arc::new(udp), upstream), over_tcp(mesh, tcp, upstream)) }
+    });
+    futures_util::future::join_all(all).await;
 }
 
-async fn udp(mesh: &Arc<Mesh>, socket: Arc<UdpSocket>, upstream: &Arc<[SocketAddr]>) {
+async fn over_udp(mesh: &Arc<Mesh>, socket: Arc<UdpSocket>, upstream: &Arc<[SocketAddr]>) {
     let room = Arc::new(Semaphore::new(MAX_QUESTIONS));
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
@@ -98,7 +102,7 @@ async fn udp(mesh: &Arc<Mesh>, socket: Arc<UdpSocket>, upstream: &Arc<[SocketAdd
     }
 }
 
-async fn tcp(mesh: &Arc<Mesh>, listener: TcpListener, upstream: &Arc<[SocketAddr]>) {
+async fn over_tcp(mesh: &Arc<Mesh>, listener: TcpListener, upstream: &Arc<[SocketAddr]>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };

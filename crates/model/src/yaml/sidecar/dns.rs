@@ -9,13 +9,17 @@ use std::net::{IpAddr, SocketAddr};
 const MAX_SERVERS: usize = 3;
 const PORT: u16 = 53;
 
-/// `ip:port`, or `{listen: ip:port, upstream: [ip]}`. `None` has its fault.
+/// `ip:port` or a list, or `{listen: ip:port or a list, upstream: [ip]}`. `None` has its fault.
 pub(super) fn dns(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Option<Dns> {
+    let mut addresses = |cursor: &Cursor<'_>| -> Vec<SocketAddr> {
+        let list = cursor.one_or_list("ip:port, such as 127.0.0.1:15053, or a list");
+        list.iter().filter_map(|one| listeners.address(one)).collect()
+    };
     if !cursor.is_map() {
-        return Some(Dns { listen: listeners.address(cursor)?, upstream: Vec::new() });
+        return Some(Dns { listen: addresses(cursor), upstream: Vec::new() });
     }
     let mut fields = cursor.map("ip:port or a mapping of listen and upstream")?;
-    let listen = fields.required("listen", "ip:port, such as 127.0.0.1:15053").and_then(|c| listeners.address(&c));
+    let listen = fields.required("listen", "ip:port, such as 127.0.0.1:15053").map(|c| addresses(&c));
     let upstream = fields.get("upstream").map(|c| servers(&c)).unwrap_or_default();
     fields.finish();
     Some(Dns { listen: listen?, upstream })
