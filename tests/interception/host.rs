@@ -73,6 +73,33 @@ impl World {
         intercept(self.host(n), &[&["up", "--gid", &GROUP.to_string()], arguments].concat());
     }
 
+    /// A metric of host `n`'s sidecar.
+    pub(crate) fn metric(&self, n: usize, name: &str) -> f64 {
+        let text = self.host(n).told("curl", &["-s", "http://127.0.0.1:15020/metrics"]);
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{name} is not in\n{text}"))
+    }
+
+    /// A server that speaks HTTP/2 in clear.
+    pub(crate) fn nginx(&self, n: usize, port: u16) -> Process {
+        let dir = self.dir.path().display().to_string();
+        std::fs::write(self.dir.path().join("index.html"), "from nginx").unwrap();
+        let configuration = format!(
+            "daemon off; master_process off; error_log {dir}/nginx-error.log; pid {dir}/nginx.pid; user root;\n\
+             events {{ worker_connections 64; }}\n\
+             http {{ access_log off; client_body_temp_path {dir}/n1; proxy_temp_path {dir}/n2;\n\
+             fastcgi_temp_path {dir}/n3; uwsgi_temp_path {dir}/n4; scgi_temp_path {dir}/n5;\n\
+             server {{ listen {port} http2; root {dir}; }} }}\n"
+        );
+        std::fs::write(self.dir.path().join("nginx.conf"), configuration).unwrap();
+        let mut command = self.host(n).command(tool("nginx"));
+        command.args(["-p", &dir, "-c", &format!("{dir}/nginx.conf"), "-e", &format!("{dir}/nginx-error.log")]);
+        let process = Process::start(&mut command, self.dir.path().join("nginx.log"));
+        let address = format!("http://127.0.0.1:{port}/index.html");
+        eventually("nginx listens", || curl(self.host(n), &["--http2-prior-knowledge", &address]).0 == 200);
+        process
+    }
+
     /// The access log of a sidecar.
     pub(crate) fn log_of(process: &Process) -> Vec<Value> {
         let lines = process.output();
@@ -114,6 +141,15 @@ pub(crate) fn curl(host: &Host, arguments: &[&str]) -> (u16, String) {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let (body, status) = text.rsplit_once('\n').unwrap();
     (status.parse().unwrap(), body.to_owned())
+}
+
+/// What a server says to `words`, in one line; empty where the connection ends first.
+pub(crate) fn talk(host: &Host, address: &str, words: &str) -> String {
+    let script = "import socket,sys\n\
+                  try:\n c = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)\n c.sendall(sys.argv[3].encode())\n \
+                  print(c.recv(1000).decode().strip())\nexcept ConnectionError: pass";
+    let (name, port) = address.rsplit_once(':').unwrap();
+    host.told("python3", &["-c", script, name, port, words]).trim().to_owned()
 }
 
 fn control(host: &Host, dir: &Path) -> Process {
