@@ -36,7 +36,8 @@ services:
 pub(crate) struct World {
     pub(crate) web: Process,
     pub(crate) shop: Process,
-    _others: Vec<Process>,
+    pub(crate) control: Process,
+    _apps: Vec<Process>,
     pub(crate) dir: TempDir,
     pub(crate) network: Network,
 }
@@ -52,16 +53,15 @@ impl World {
         let network = Network::new(3);
         let dir = tempfile::Builder::new().prefix("fusewire-test-").tempdir().unwrap();
         std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
-        let mut others = vec![control(network.host(3), dir.path())];
+        let control = control(network.host(3), dir.path());
         let web = sidecar(network.host(1), dir.path(), "web", unknown);
         let shop = sidecar(network.host(2), dir.path(), "shop", unknown);
-        others.push(app(network.host(2), dir.path(), "shop"));
-        others.push(app(network.host(3), dir.path(), "world"));
+        let apps = [(2, "shop"), (3, "world")].map(|(n, name)| app(network.host(n), dir.path(), name));
         for (n, name) in [(1, "web"), (2, "shop")] {
             let ready = || network.host(n).run("curl", &["-sf", "http://127.0.0.1:15020/ready"]).status.success();
             eventually(&format!("the sidecar of {name} is ready"), ready);
         }
-        Self { web, shop, _others: others, dir, network }
+        Self { web, shop, control, _apps: apps.into(), dir, network }
     }
 
     pub(crate) fn host(&self, n: usize) -> &Host {

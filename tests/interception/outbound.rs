@@ -2,6 +2,7 @@
 
 use crate::host::{GROUP, SHOP, World, curl, intercept, talk};
 use fusewire_testkit::eventually;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_call_to_an_instance_goes_through_both_sidecars_over_mtls_in_ipv4_and_ipv6() {
@@ -101,6 +102,21 @@ fn what_the_mesh_does_not_know_is_refused_where_that_is_asked_for() {
     assert!(status == 404 && head.contains("fusewire-reason: no-route"), "{head}");
     assert_eq!(curl(web, &["-k", "https://10.77.0.3:8084/"]).0, 0, "TLS can only be ended");
     assert_eq!(World::logged_for(&world.web, "10.77.0.3:8084")["reason"], "no-route");
+}
+
+#[test]
+fn a_control_plane_that_is_away_cuts_nobody_off() {
+    let mut world = World::new(SHOP);
+    world.intercept(1, &[]);
+    let web = world.network.host(1);
+    assert_eq!(curl(web, &["http://10.77.0.2:8080/before"]).0, 200);
+    world.control.kill();
+    eventually("the sidecar has noticed", || world.metric(1, "fusewire_config_connected") == 0.0);
+    let began = Instant::now();
+    assert_eq!(curl(web, &["http://10.77.0.3:8080/unknown"]), (200, "world /unknown from=10.77.0.1 fields=\n".into()));
+    assert!(began.elapsed() < Duration::from_secs(4), "less than discovery_timeout: {:?}", began.elapsed());
+    assert_eq!(curl(web, &["http://10.77.0.2:8080/known"]).0, 200);
+    assert_eq!(World::logged(&world.shop, "/known")["peer"], "spiffe://fusewire.local/web");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::host::{FUSEWIRE, intercept};
 use fusewire_testkit::netns::{Host, Network};
 use std::os::unix::process::CommandExt;
+use std::process::Output;
 
 const BACKENDS: [&str; 3] = ["nft", "iptables-nft", "iptables-legacy"];
 const UP: [&str; 9] = [
@@ -112,6 +113,35 @@ fn without_the_permission_it_says_which_and_how_to_give_it() {
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(!out.status.success() && said.contains("CAP_NET_ADMIN") && said.contains("NET_ADMIN"), "{said}");
     }
+}
+
+/// `fusewire intercept` where some programs are not installed.
+fn without(host: &Host, programs: &[&str], arguments: &[&str]) -> Output {
+    let hidden: String = programs.iter().map(|p| format!("mount --bind /dev/null $(command -v {p}) && ")).collect();
+    let script = format!("{hidden} exec \"$0\" intercept \"$@\"");
+    host.command("unshare").args(["-m", "sh", "-c", &script, FUSEWIRE]).args(arguments).output().unwrap()
+}
+
+#[test]
+fn it_takes_iptables_where_there_is_no_nft_and_says_what_to_install_where_there_is_neither() {
+    let network = Network::new(1);
+    let host = network.host(1);
+    let out = without(host, &["nft"], &UP);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("by iptables-restore"), "{said}");
+    assert!(status(host).1.contains("ip6tables"), "both families: {}", status(host).1);
+    intercept(host, &["down"]);
+    let all = ["nft", "xtables-nft-multi", "xtables-legacy-multi"];
+    for (backend, wanted) in [
+        ("auto", "neither nft nor iptables is installed (install nftables"),
+        ("nft", "nft is not installed (install nftables, or use --backend iptables)"),
+        ("iptables-legacy", "iptables-legacy-restore is not installed"),
+    ] {
+        let out = without(host, &all, &[&["--backend", backend], &UP[..]].concat());
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && said.contains(wanted), "{backend}: {said}");
+    }
+    assert_eq!(status(host).0, 1);
 }
 
 #[test]

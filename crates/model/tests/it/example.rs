@@ -409,6 +409,18 @@ fn the_sidecar_section_is_complete() {
                         app: 127.0.0.2,
                     },
                 ),
+                intercept: Some(
+                    Intercept {
+                        outbound: [
+                            127.0.0.1:15011,
+                            [::1]:15011,
+                        ],
+                        inbound: [
+                            0.0.0.0:15016,
+                        ],
+                        unknown: Refuse,
+                    },
+                ),
                 register: Some(
                     Register {
                         address: 10.0.0.9,
@@ -495,6 +507,7 @@ fn the_sidecar_section_is_complete() {
             data_dir: None,
             outbound: [],
             inbound: None,
+            intercept: None,
             register: None,
             admin: AdminSettings {
                 listen: None,
