@@ -10,6 +10,8 @@
 mod host;
 #[path = "interception/inbound.rs"]
 mod inbound;
+#[path = "interception/names.rs"]
+mod names;
 #[path = "interception/outbound.rs"]
 mod outbound;
 #[path = "interception/rules.rs"]

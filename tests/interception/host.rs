@@ -36,7 +36,8 @@ services:
 pub(crate) struct World {
     pub(crate) web: Process,
     pub(crate) shop: Process,
-    _others: Vec<Process>,
+    pub(crate) control: Process,
+    _apps: Vec<Process>,
     pub(crate) dir: TempDir,
     pub(crate) network: Network,
 }
@@ -52,16 +53,15 @@ impl World {
         let network = Network::new(3);
         let dir = tempfile::Builder::new().prefix("fusewire-test-").tempdir().unwrap();
         std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
-        let mut others = vec![control(network.host(3), dir.path())];
+        let control = control(network.host(3), dir.path());
         let web = sidecar(network.host(1), dir.path(), "web", unknown);
         let shop = sidecar(network.host(2), dir.path(), "shop", unknown);
-        others.push(app(network.host(2), dir.path(), "shop"));
-        others.push(app(network.host(3), dir.path(), "world"));
+        let apps = [(2, "shop"), (3, "world")].map(|(n, name)| app(network.host(n), dir.path(), name));
         for (n, name) in [(1, "web"), (2, "shop")] {
             let ready = || network.host(n).run("curl", &["-sf", "http://127.0.0.1:15020/ready"]).status.success();
             eventually(&format!("the sidecar of {name} is ready"), ready);
         }
-        Self { web, shop, _others: others, dir, network }
+        Self { web, shop, control, _apps: apps.into(), dir, network }
     }
 
     pub(crate) fn host(&self, n: usize) -> &Host {
@@ -71,6 +71,33 @@ impl World {
     /// The rules that a test wants on host `n`.
     pub(crate) fn intercept(&self, n: usize, arguments: &[&str]) {
         intercept(self.host(n), &[&["up", "--gid", &GROUP.to_string()], arguments].concat());
+    }
+
+    /// A metric of host `n`'s sidecar.
+    pub(crate) fn metric(&self, n: usize, name: &str) -> f64 {
+        let text = self.host(n).told("curl", &["-s", "http://127.0.0.1:15020/metrics"]);
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{name} is not in\n{text}"))
+    }
+
+    /// A server that speaks HTTP/2 in clear.
+    pub(crate) fn nginx(&self, n: usize, port: u16) -> Process {
+        let dir = self.dir.path().display().to_string();
+        std::fs::write(self.dir.path().join("index.html"), "from nginx").unwrap();
+        let configuration = format!(
+            "daemon off; master_process off; error_log {dir}/nginx-error.log; pid {dir}/nginx.pid; user root;\n\
+             events {{ worker_connections 64; }}\n\
+             http {{ access_log off; client_body_temp_path {dir}/n1; proxy_temp_path {dir}/n2;\n\
+             fastcgi_temp_path {dir}/n3; uwsgi_temp_path {dir}/n4; scgi_temp_path {dir}/n5;\n\
+             server {{ listen {port} http2; root {dir}; }} }}\n"
+        );
+        std::fs::write(self.dir.path().join("nginx.conf"), configuration).unwrap();
+        let mut command = self.host(n).command(tool("nginx"));
+        command.args(["-p", &dir, "-c", &format!("{dir}/nginx.conf"), "-e", &format!("{dir}/nginx-error.log")]);
+        let process = Process::start(&mut command, self.dir.path().join("nginx.log"));
+        let address = format!("http://127.0.0.1:{port}/index.html");
+        eventually("nginx listens", || curl(self.host(n), &["--http2-prior-knowledge", &address]).0 == 200);
+        process
     }
 
     /// The access log of a sidecar.
@@ -116,6 +143,15 @@ pub(crate) fn curl(host: &Host, arguments: &[&str]) -> (u16, String) {
     (status.parse().unwrap(), body.to_owned())
 }
 
+/// What a server says to `words`, in one line; empty where the connection ends first.
+pub(crate) fn talk(host: &Host, address: &str, words: &str) -> String {
+    let script = "import socket,sys\n\
+                  try:\n c = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)\n c.sendall(sys.argv[3].encode())\n \
+                  print(c.recv(1000).decode().strip())\nexcept ConnectionError: pass";
+    let (name, port) = address.rsplit_once(':').unwrap();
+    host.told("python3", &["-c", script, name, port, words]).trim().to_owned()
+}
+
 fn control(host: &Host, dir: &Path) -> Process {
     let mut command = host.command(FUSEWIRE);
     command.current_dir(dir).args(["control", "--listen", &format!("{}:15010", host.v4), "--config", "mesh.yaml"]);
@@ -134,7 +170,7 @@ fn sidecar(host: &Host, dir: &Path, name: &str, unknown: &str) -> Process {
     let yaml = format!(
         "sidecar:\n  workload: {name}\n  control: 10.77.0.3:15010\n  token_file: {name}.token\n  data_dir: {name}\n  \
          inbound: '[::]:15008'\n  intercept: {{outbound: [127.0.0.1:15001, '[::1]:15001'], inbound: '[::]:15006', \
-         unknown: {unknown}}}\n  admin: {{listen: 127.0.0.1:15020}}\n  access_log: json\n"
+         unknown: {unknown}}}\n  dns: {{listen: [127.0.0.1:15053, '[::1]:15053'], upstream: 10.77.0.3}}\n  admin: {{listen: 127.0.0.1:15020}}\n  access_log: json\n"
     );
     std::fs::write(dir.join(format!("{name}.yaml")), yaml).unwrap();
     let mut command = host.command(FUSEWIRE);

@@ -1,6 +1,8 @@
 //! What the application calls.
 
-use crate::host::{SHOP, World, curl};
+use crate::host::{GROUP, SHOP, World, curl, intercept, talk};
+use fusewire_testkit::eventually;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_call_to_an_instance_goes_through_both_sidecars_over_mtls_in_ipv4_and_ipv6() {
@@ -14,8 +16,187 @@ fn a_call_to_an_instance_goes_through_both_sidecars_over_mtls_in_ipv4_and_ipv6()
         assert_eq!((status, body.as_str()), (200, format!("shop {path} from=127.0.0.1 fields=\n").as_str()), "{url}");
         let out = World::logged(&world.web, path);
         assert_eq!((&out["direction"], &out["service"]), (&"outbound".into(), &service.into()), "{out}");
-        let came = World::logged(&world.shop, path);
-        assert_eq!(came["direction"], "inbound", "{came}");
-        assert_eq!(came["peer"], "spiffe://fusewire.local/web", "{came}");
+        assert_mutual(&world, path);
     }
+    assert_eq!(talk(world.host(1), "10.77.0.2:8081", "ping"), "ping", "bytes");
+    assert_eq!(talk(world.host(1), "10.77.0.2:8082", ""), "220 shop", "a server that speaks first");
+    let tcp: Vec<_> = World::log_of(&world.shop).into_iter().filter(|line| line["protocol"] == "h2").collect();
+    assert!(tcp.iter().all(|line| line["peer"] == "spiffe://fusewire.local/web"), "{tcp:?}");
+}
+
+/// The inbound sidecar knows who called.
+fn assert_mutual(world: &World, path: &str) {
+    let came = World::logged(&world.shop, path);
+    assert_eq!(came["direction"], "inbound", "{came}");
+    assert_eq!(came["peer"], "spiffe://fusewire.local/web", "{came}");
+}
+
+/// 10.77.9.9 is nowhere: a virtual address, which only the authority gives a meaning.
+#[test]
+fn a_call_to_an_address_that_is_no_instance_goes_by_its_authority_in_http1_and_http2() {
+    let world = World::new(SHOP);
+    world.host(1).told("ip", &["route", "add", "default", "via", "10.77.0.3"]);
+    world.intercept(1, &[]);
+    for (version, path) in [("--http1.1", "/one"), ("--http2-prior-knowledge", "/two")] {
+        let url = format!("http://shop{path}");
+        let answer = curl(world.host(1), &[version, "--connect-to", "shop:80:10.77.9.9:80", &url]);
+        assert_eq!(answer, (200, format!("shop {path} from=127.0.0.1 fields=\n")), "{version}");
+        assert_mutual(&world, path);
+    }
+}
+
+#[test]
+fn what_the_mesh_does_not_know_goes_on_as_it_is() {
+    let world = World::new(SHOP);
+    world.intercept(1, &[]);
+    let web = world.host(1);
+    for url in ["http://10.77.0.3:8080/a", "http://[fd77::3]:8080/a", "https://10.77.0.3:8084/a"] {
+        let (status, body) = curl(web, &["-k", url]);
+        let from = if url.contains("fd77") { "fd77::1" } else { "10.77.0.1" };
+        assert_eq!((status, body), (200, format!("world /a from={from} fields=\n")), "{url}");
+        let authority = url.split('/').nth(2).unwrap();
+        let line = World::logged_for(&world.web, authority);
+        assert!(line["detail"].as_str().unwrap().starts_with("passed through"), "{line}");
+    }
+    assert_eq!(talk(web, "10.77.0.3:8081", "*1\r\n"), "*1", "bytes that are no HTTP");
+    assert_eq!(talk(web, "10.77.0.3:8082", ""), "220 world", "a server that speaks first");
+    let (status, _) = curl(web, &["http://10.77.0.3:9/"]);
+    assert_eq!(status, 0, "nobody listens there, and nobody answers in its place");
+}
+
+/// HTTP/2 is served to see whom it is for, and goes on to where it was going.
+#[test]
+fn http2_that_the_mesh_does_not_know_goes_on_too() {
+    let world = World::new(SHOP);
+    let _nginx = world.nginx(3, 8099);
+    world.intercept(1, &[]);
+    let url = "http://10.77.0.3:8099/index.html";
+    let (status, body) = curl(world.host(1), &["--http2-prior-knowledge", "-w", " %{http_version}\n%{http_code}", url]);
+    assert_eq!((status, body.as_str()), (200, "from nginx 2"), "h2 to the end");
+    assert_eq!(World::logged(&world.web, "/index.html")["service"], "passthrough");
+}
+
+#[test]
+fn tls_of_the_applications_own_reaches_an_instance_through_the_mesh_unread() {
+    let secure =
+        "\nservices: {shop: {instances: [{id: shop-1, address: '10.77.0.2:8084', sidecar: '10.77.0.2:15008'}]}}\n";
+    let world = World::new(secure);
+    world.intercept(1, &[]);
+    let answer = curl(world.host(1), &["-k", "https://10.77.0.2:8084/tls"]);
+    assert_eq!(answer, (200, "shop /tls from=127.0.0.1 fields=\n".into()));
+    eventually("both sidecars log bytes", || {
+        let tcp =
+            |log: &[serde_json::Value]| log.iter().any(|line| line["protocol"] == "tcp" && line["service"] == "shop");
+        let came = World::log_of(&world.shop);
+        tcp(&World::log_of(&world.web)) && came.iter().any(|line| line["peer"] == "spiffe://fusewire.local/web")
+    });
+}
+
+#[test]
+fn what_the_mesh_does_not_know_is_refused_where_that_is_asked_for() {
+    let world = World::with(SHOP, "refuse");
+    world.intercept(1, &[]);
+    let web = world.host(1);
+    assert_eq!(curl(web, &["http://10.77.0.2:8080/"]).0, 200, "what it knows");
+    let (status, head) = curl(web, &["-D", "-", "-o", "/dev/null", "http://10.77.0.3:8080/"]);
+    assert!(status == 404 && head.contains("fusewire-reason: no-route"), "{head}");
+    assert_eq!(curl(web, &["-k", "https://10.77.0.3:8084/"]).0, 0, "TLS can only be ended");
+    assert_eq!(World::logged_for(&world.web, "10.77.0.3:8084")["reason"], "no-route");
+}
+
+#[test]
+fn a_control_plane_that_is_away_cuts_nobody_off() {
+    let mut world = World::new(SHOP);
+    world.intercept(1, &[]);
+    let web = world.network.host(1);
+    assert_eq!(curl(web, &["http://10.77.0.2:8080/before"]).0, 200);
+    world.control.kill();
+    eventually("the sidecar has noticed", || world.metric(1, "fusewire_config_connected") == 0.0);
+    let began = Instant::now();
+    assert_eq!(curl(web, &["http://10.77.0.3:8080/unknown"]), (200, "world /unknown from=10.77.0.1 fields=\n".into()));
+    assert!(began.elapsed() < Duration::from_secs(4), "less than discovery_timeout: {:?}", began.elapsed());
+    assert_eq!(curl(web, &["http://10.77.0.2:8080/known"]).0, 200);
+    assert_eq!(World::logged(&world.shop, "/known")["peer"], "spiffe://fusewire.local/web");
+}
+
+#[test]
+fn excluded_ports_and_networks_do_not_come_to_the_sidecar_and_only_included_ones_do() {
+    let world = World::new(SHOP);
+    let web = world.host(1);
+    let intercepted = || {
+        let before = World::log_of(&world.web).len();
+        let (status, body) = curl(web, &["http://10.77.0.2:8080/x"]);
+        assert_eq!(status, 200);
+        // by the mesh the application is called by its sidecar, directly by the caller
+        let by_mesh = body.contains("from=127.0.0.1");
+        assert!(by_mesh || body.contains("from=10.77.0.1"), "{body}");
+        if !by_mesh {
+            assert_eq!(World::log_of(&world.web).len(), before, "the sidecar has seen it");
+        }
+        by_mesh
+    };
+    let cases: [(&[&str], bool); 8] = [
+        (&[], true),
+        (&["--exclude-outbound-ports", "80,8000-8090"], false),
+        (&["--exclude-outbound-ports", "8081-9000,80"], true),
+        (&["--exclude-outbound-cidrs", "10.77.0.0/24,fd00::/8"], false),
+        (&["--include-outbound-ports", "443"], false),
+        (&["--include-outbound-ports", "8080", "--include-outbound-cidrs", "10.0.0.0/8"], true),
+        (&["--include-outbound-cidrs", "fd00::/8"], false),
+        (&["--include-outbound-cidrs", "10.0.0.0/8", "--exclude-outbound-cidrs", "10.77.0.2"], false),
+    ];
+    for backend in ["nft", "iptables-nft", "iptables-legacy"] {
+        for (wishes, wanted) in cases {
+            world.intercept(1, &[&["--backend", backend], wishes].concat());
+            assert_eq!(intercepted(), wanted, "{backend} {wishes:?}");
+        }
+    }
+}
+
+#[test]
+fn an_application_that_calls_its_own_address_reaches_itself_and_nothing_goes_round() {
+    let world = World::new(SHOP);
+    world.intercept(2, &[]);
+    let shop = world.host(2);
+    for url in ["http://10.77.0.2:8080/own", "http://127.0.0.1:8080/own", "http://[fd77::2]:8080/own"] {
+        let (status, body) = curl(shop, &[url]);
+        assert!(status == 200 && body.starts_with("shop /own"), "{url}: {status} {body}");
+    }
+    assert!(World::log_of(&world.shop).is_empty(), "loopback is left alone");
+    // by its service's name the mesh chooses the instance, which is itself
+    shop.told("ip", &["route", "add", "default", "via", "10.77.0.3"]);
+    let answer = curl(shop, &["--connect-to", "shop:80:10.77.9.9:80", "http://shop/self"]);
+    assert_eq!(answer, (200, "shop /self from=127.0.0.1 fields=\n".into()));
+    let times = World::log_of(&world.shop).iter().filter(|line| line["path"] == "/self").count();
+    assert_eq!(times, 2, "once out, once in");
+}
+
+#[test]
+fn a_connection_that_leads_back_to_the_sidecar_is_refused() {
+    let world = World::new(SHOP);
+    let web = world.host(1);
+    for address in ["127.0.0.1:15001", "[::1]:15001", "127.0.0.1:15006", "10.77.0.1:15006", "[fd77::1]:15006"] {
+        assert_eq!(curl(web, &[&format!("http://{address}/")]).0, 0, "{address}, without rules");
+    }
+    world.intercept(1, &[]);
+    for address in ["127.0.0.1:15001", "[::1]:15001", "10.77.0.1:15006", "[fd77::1]:15006"] {
+        assert_eq!(curl(web, &[&format!("http://{address}/")]).0, 0, "{address}");
+    }
+    for address in ["10.77.0.1:15001", "10.77.0.1:15006", "[fd77::1]:15006"] {
+        assert_eq!(curl(world.host(3), &[&format!("http://{address}/")]).0, 0, "{address}, from outside");
+    }
+    let refused = world.metric(1, "fusewire_intercept_refused_total");
+    assert_eq!(refused, 12.0);
+    assert!(world.web.output().contains("an intercepted connection is refused"), "and said");
+}
+
+/// Every connection that the sidecar made would come back to it as a new one.
+#[test]
+fn rules_that_do_not_leave_the_sidecar_alone_do_not_make_it_call_itself_for_ever() {
+    let world = World::new(SHOP);
+    intercept(world.host(1), &["up", "--gid", &(GROUP + 1).to_string()]);
+    assert_eq!(curl(world.host(1), &["http://10.77.0.3:8080/"]).0, 0);
+    let log = world.web.output();
+    assert!(log.contains("which the rules must leave alone"), "{log}");
+    assert!(world.metric(1, "fusewire_downstream_connections") < 5.0);
 }

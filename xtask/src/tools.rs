@@ -16,7 +16,7 @@ struct Tool {
     here: fn() -> bool,
 }
 
-const TOOLS: [Tool; 11] = [
+const TOOLS: [Tool; 14] = [
     Tool {
         name: "curl",
         why: "a client that is not ours",
@@ -96,6 +96,30 @@ const TOOLS: [Tool; 11] = [
         fedora: "iproute",
         brew: None,
         here: || run::find("ip").is_some(),
+    },
+    Tool {
+        name: "nft",
+        why: "redirection by the kernel",
+        debian: "nftables",
+        fedora: "nftables",
+        brew: None,
+        here: || run::find("nft").is_some(),
+    },
+    Tool {
+        name: "iptables, nft and legacy",
+        why: "the same on older kernels",
+        debian: "iptables",
+        fedora: "iptables-nft iptables-legacy",
+        brew: None,
+        here: || run::find("iptables-nft").is_some() && run::find("iptables-legacy").is_some(),
+    },
+    Tool {
+        name: "openssl",
+        why: "a certificate for an application of somebody else's",
+        debian: "openssl",
+        fedora: "openssl",
+        brew: Some("openssl"),
+        here: || run::find("openssl").is_some(),
     },
     Tool {
         name: "c++",

@@ -67,6 +67,9 @@ struct Up {
     /// The sidecar's `intercept.inbound` port.
     #[arg(long, default_value_t = 15006, value_parser = clap::value_parser!(u16).range(1..))]
     inbound_port: u16,
+    /// The sidecar's `dns` port: questions for names go there, over UDP and TCP. Default: they are left alone.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    dns_port: Option<u16>,
     /// Only these ports are redirected when they are connected to from outside: 80,8000-8010. Default all.
     #[arg(long, value_delimiter = ',')]
     include_inbound_ports: Vec<PortRange>,
@@ -103,6 +106,7 @@ impl Up {
         Ok(Rules {
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
+            dns_port: self.dns_port,
             sidecar: users.chain(groups).chain(self.mark.iter().map(|mark| Owner::Mark(*mark))).collect(),
             inbound: Ports { only: self.include_inbound_ports.clone(), except: self.exclude_inbound_ports.clone() },
             outbound: Ports { only: self.include_outbound_ports.clone(), except: self.exclude_outbound_ports.clone() },

@@ -135,7 +135,8 @@ impl Default for Timeouts {
     }
 }
 
-/// Whether an instance that has no identity may be talked to in clear. Default: deny.
+/// Whether an instance that has no identity may be talked to in clear; and, where connections to the application are intercepted,
+/// whether callers that have none are let in, to services that do not name theirs (`allow`). Default: deny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Plain {
     #[default]

@@ -54,6 +54,7 @@ pub async fn opening<T: AsyncRead + Unpin>(
 
 /// `None`: more is needed.
 fn verdict(head: &[u8]) -> Option<Opening> {
+    let head = &head[..head.len().min(MAX_HEAD)]; // what is behind has not been seen where the bytes came one by one
     match head.first()? {
         0x16 => return Some(Opening::Tls),
         _ if head.starts_with(H2_PREFACE) => return Some(Opening::Http2),
@@ -61,9 +62,11 @@ fn verdict(head: &[u8]) -> Option<Opening> {
         _ => {}
     }
     let method = head.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-' || **b == b'_').count();
-    let ended = head.get(method);
-    if method == 0 || method > MAX_METHOD || ended.is_some_and(|b| *b != b' ') || &head[..method] == b"CONNECT" {
-        return Some(Opening::Other);
+    match head.get(method) {
+        _ if method == 0 || method > MAX_METHOD => return Some(Opening::Other),
+        None => return None,
+        Some(b' ') if &head[..method] != b"CONNECT" => {}
+        Some(_) => return Some(Opening::Other),
     }
     let other_when_long = || (head.len() >= MAX_HEAD).then_some(Opening::Other);
     let Some((line, mut rest)) = line(head) else { return other_when_long() };
@@ -109,7 +112,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn any_split_of_the_first_bytes_gives_the_same_verdict_and_loses_nothing() {
-        let cases: [(&[u8], Opening); 14] = [
+        let cases: [(&[u8], Opening); 15] = [
+            (b"CONNECTED / HTTP/1.1\r\nHost: shop\r\n", http1("shop")),
             (b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("shop")),
             (b"GET / HTTP/1.1\r\naccept: */*\r\nhost:shop:80 \r\n\r\n", http1("shop:80")),
             (b"M-SEARCH * HTTP/1.1\nHOST: shop\n\n", http1("shop")),

@@ -24,6 +24,7 @@ pub(crate) use outbound::leave;
 pub(crate) use passing::Passing;
 
 use crate::dns;
+use crate::fault::Fault;
 use crate::mesh::Mesh;
 use fusewire_model::node::Unknown;
 use fusewire_net::{canonical, original_destination};
@@ -33,6 +34,8 @@ use tokio::net::TcpStream;
 
 /// A caller that says nothing for so long waits for the server to speak first.
 const SILENCE: Duration = Duration::from_millis(300);
+/// How long a control plane that is away may hold up a connection that the mesh may know nothing about.
+const AWAY: Duration = Duration::from_secs(1);
 /// How long a connection may take to say what it speaks.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,15 @@ fn is_own(mesh: &Mesh, to: SocketAddr, local: SocketAddr, inbound: bool) -> bool
     let Some(intercept) = &mesh.settings.intercept else { return false };
     let mut listeners = intercept.outbound.iter().chain(&intercept.inbound);
     to == local || listeners.any(|l| l.port() == to.port() && (inbound || to.ip().is_loopback() || l.ip() == to.ip()))
+}
+
+/// What `asked` says, and no answer where it is not there soon and there is nobody to give it.
+async fn unless_away<T>(mesh: &Mesh, asked: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let away = mesh.metrics.config_connected.get() == 0 && !mesh.snapshot.load().version.is_empty();
+    if !away {
+        return asked.await;
+    }
+    tokio::time::timeout(AWAY, asked).await.unwrap_or(Err(Fault::DiscoveryTimeout))
 }
 
 /// Whether a connection to `to`, which means nothing to the mesh, goes on there. Nobody is at a virtual address: its name has left

@@ -84,14 +84,6 @@ impl Host {
         assert!(out.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
-
-    /// Whether something there accepts connections on `address`.
-    pub fn reaches(&self, address: &str) -> bool {
-        let (host, port) = address.rsplit_once(':').unwrap();
-        let host = host.trim_matches(['[', ']']);
-        let script = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1).close()";
-        self.run("python3", &["-c", script, host, port]).status.success()
-    }
 }
 
 fn ip(arguments: &[&str]) {

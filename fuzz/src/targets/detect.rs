@@ -1,6 +1,6 @@
 //! The verdict on a connection's first bytes does not depend on how they came, and none of them is lost.
 
-use fusewire_net::{Detected, detect};
+use fusewire_net::{Detected, Opening, detect, opening};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -42,6 +42,17 @@ async fn verdict(data: &[u8], at: Option<usize>) -> Detected {
     verdict
 }
 
+/// The same of a connection that nothing is known about.
+async fn opened(data: &[u8], at: Option<usize>) -> Opening {
+    let io = Pieces { rest: data, at, read: 0 };
+    let limit = Duration::from_secs(5);
+    let (verdict, mut io) = opening(io, limit, limit).await.expect("reading memory does not fail");
+    let mut all = Vec::new();
+    io.read_to_end(&mut all).await.expect("reading memory does not fail");
+    assert_eq!(all, data, "bytes were lost at {at:?}");
+    verdict
+}
+
 pub(super) fn check(data: &[u8]) {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime =
@@ -53,8 +64,11 @@ pub(super) fn check(data: &[u8]) {
             let whole = verdict(data, Some(data.len())).await;
             assert!(!data.is_empty() || whole == Detected::Nothing);
             assert_eq!(verdict(data, None).await, whole, "byte by byte");
+            let known = opened(data, Some(data.len())).await;
+            assert_eq!(opened(data, None).await, known, "byte by byte");
             for at in 1..data.len().min(DECIDED) {
                 assert_eq!(verdict(data, Some(at)).await, whole, "split at {at}");
+                assert_eq!(opened(data, Some(at)).await, known, "split at {at}");
             }
         });
     });

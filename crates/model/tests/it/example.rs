@@ -418,7 +418,18 @@ fn the_sidecar_section_is_complete() {
                         ],
                     },
                 ),
-                intercept: None,
+                intercept: Some(
+                    Intercept {
+                        outbound: [
+                            127.0.0.1:15011,
+                            [::1]:15011,
+                        ],
+                        inbound: [
+                            0.0.0.0:15016,
+                        ],
+                        unknown: Refuse,
+                    },
+                ),
                 register: Some(
                     Register {
                         address: 10.0.0.9,

@@ -495,6 +495,9 @@ fn sidecars_say_what_is_allowed() {
         r"sidecar: {control: c:1, inbound: 0.0.0.0:1, register: {ports: {}}}",
         r"sidecar: {control: c:1, inbound: 127.0.0.1:1, register: {address: localhost, ports: {1: a, 2: a}}}",
         r"sidecar: {control: c:1, inbound: '[::]:1', register: {address: '::'}}",
+        r"sidecar: {inbound: 127.0.0.1:1, intercept: {outbound: [127.0.0.1:1, local], inbound: 127.0.0.1:2, unknown: drop, x: 1}}",
+        r"sidecar: {intercept: {unknown: allow}}",
+        r"sidecar: {intercept: on}",
         r"sidecar: {forwarded: drop, limits: {connections: 0, header_bytes: 65537, header_count: 9, target_bytes: 60001, header_timeout: 1ms, idle_timeout: 25h, body_timeout: 0s, bodies: 1}}",
     ];
     expect![[r#"
@@ -545,6 +548,15 @@ fn sidecars_say_what_is_allowed() {
         --
         mesh.yaml:1:54: sidecar.register.ports: must be given: which port serves which service, such as {8080: shop}
         mesh.yaml:1:64: sidecar.register.address: must be an IP address that peers can connect to, got "::"
+        --
+        mesh.yaml:1:56: sidecar.intercept.outbound[0]: 127.0.0.1:1 is already listened on, see mesh.yaml:1
+        mesh.yaml:1:69: sidecar.intercept.outbound[1]: must be ip:port, such as 127.0.0.1:15001, got "local"
+        mesh.yaml:1:108: sidecar.intercept.unknown: must be allow | refuse, got "drop"
+        mesh.yaml:1:114: sidecar.intercept.x: unknown key (known here: outbound, inbound, unknown)
+        --
+        mesh.yaml:1:22: sidecar.intercept: must name a listener (add `outbound: 127.0.0.1:15001` or `inbound: 0.0.0.0:15006`)
+        --
+        mesh.yaml:1:22: sidecar.intercept: must be a mapping such as {outbound: 127.0.0.1:15001, inbound: 0.0.0.0:15006}, got "on"
         --
         mesh.yaml:1:22: sidecar.forwarded: must be append | replace | remove | keep, got "drop"
         mesh.yaml:1:50: sidecar.limits.connections: must be 1..1000000, got 0

@@ -7,9 +7,11 @@ use super::{Cidr, Family, Owner, PortRange, Ports, Rules};
 use std::fmt::Write;
 
 /// In the order in which they can be taken out: who jumps goes before who is jumped to.
-const CHAINS: [&str; 4] =
-    ["FUSEWIRE_INBOUND", "FUSEWIRE_OUTBOUND", "FUSEWIRE_OUTBOUND_PORTS", "FUSEWIRE_INBOUND_PORTS"];
+const CHAINS: [&str; 5] =
+    ["FUSEWIRE_INBOUND", "FUSEWIRE_OUTBOUND", "FUSEWIRE_OUTBOUND_PORTS", "FUSEWIRE_INBOUND_PORTS", "FUSEWIRE_DNS"];
 const JUMPS: [&str; 2] = ["PREROUTING -p tcp -j FUSEWIRE_INBOUND", "OUTPUT -p tcp -j FUSEWIRE_OUTBOUND"];
+/// As `iptables-save` writes it.
+const JUMP_DNS: &str = "OUTPUT -p udp -m udp --dport 53 -j FUSEWIRE_DNS";
 
 /// What is there of ours, from `iptables-save -t nat`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -21,7 +23,8 @@ pub struct Jumps {
 impl Jumps {
     pub fn of(saved: &str) -> Self {
         let appended = saved.lines().filter_map(|line| line.strip_prefix("-A "));
-        let jumps = appended.filter_map(|rule| JUMPS.into_iter().find(|jump| *jump == rule.trim_end())).collect();
+        let ours = JUMPS.into_iter().chain([JUMP_DNS]);
+        let jumps = appended.filter_map(|rule| ours.clone().find(|jump| *jump == rule.trim_end())).collect();
         let declares =
             |line: &str, chain: &str| line.strip_prefix(':').is_some_and(|l| l.split(' ').next() == Some(chain));
         let chains = CHAINS.into_iter().filter(|chain| saved.lines().any(|line| declares(line, chain))).collect();
@@ -55,6 +58,13 @@ pub fn iptables_up(rules: &Rules, family: Family, there: &Jumps) -> String {
     for owner in &rules.sidecar {
         add("FUSEWIRE_OUTBOUND", &owned(*owner));
     }
+    if let Some(port) = rules.dns_port {
+        add("FUSEWIRE_OUTBOUND", &format!("-p tcp --dport 53 -j REDIRECT --to-ports {port}"));
+        for owner in &rules.sidecar {
+            add("FUSEWIRE_DNS", &owned(*owner));
+        }
+        add("FUSEWIRE_DNS", &format!("-p udp -j REDIRECT --to-ports {port}"));
+    }
     add("FUSEWIRE_OUTBOUND", "-o lo -j RETURN");
     let v4 = family == Family::V4;
     for network in Cidr::merged(&rules.except_to, v4) {
@@ -68,7 +78,7 @@ pub fn iptables_up(rules: &Rules, family: Family, there: &Jumps) -> String {
         add("FUSEWIRE_OUTBOUND", &format!("-d {network} -j FUSEWIRE_OUTBOUND_PORTS"));
     }
     redirect(&rules.outbound, rules.outbound_port, &mut |rule| add("FUSEWIRE_OUTBOUND_PORTS", &rule));
-    for jump in JUMPS {
+    for jump in JUMPS.into_iter().chain(rules.dns_port.map(|_| JUMP_DNS)) {
         let _ = writeln!(text, "-A {jump}");
     }
     text + "COMMIT\n"

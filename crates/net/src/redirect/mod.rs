@@ -1,7 +1,8 @@
 //! The rules that bring a workload's traffic to its sidecar, as text for `nft` or `iptables-restore`.
 //!
 //! It decides which connections are redirected: TCP that comes in or leaves, but for the sidecar's own, for what stays on
-//! loopback, and for what was excluded. What is excluded wins over what is included. It deliberately runs nothing and reads
+//! loopback, and for what was excluded; and, where it is asked for, every question to a resolver, also to one on loopback
+//! (systemd's is). What is excluded wins over what is included. It deliberately runs nothing and reads
 //! nothing of the machine: the same settings are the same text.
 //!
 //! Loopback is left alone in both directions: an application that calls its own address reaches itself, and the way from a
@@ -24,6 +25,8 @@ pub struct Rules {
     /// Where the sidecar takes what leaves, and what comes in.
     pub outbound_port: u16,
     pub inbound_port: u16,
+    /// Where it answers questions for names; `None`: they are left alone.
+    pub dns_port: Option<u16>,
     pub sidecar: Vec<Owner>,
     pub inbound: Ports,
     pub outbound: Ports,

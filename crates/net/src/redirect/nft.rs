@@ -22,9 +22,15 @@ pub fn nft_up(rules: &Rules) -> String {
     line(1, "}");
     line(1, "chain outbound {");
     line(2, "type nat hook output priority -100; policy accept;");
-    line(2, "meta l4proto != tcp return");
+    if rules.dns_port.is_none() {
+        line(2, "meta l4proto != tcp return");
+    }
     for owner in &rules.sidecar {
         line(2, &owned(*owner));
+    }
+    if let Some(port) = rules.dns_port {
+        line(2, &format!("meta l4proto {{ tcp, udp }} th dport 53 redirect to :{port}"));
+        line(2, "meta l4proto != tcp return");
     }
     line(2, "oifname \"lo\" return");
     by_address(rules, &mut |rule| line(2, &rule));

@@ -10,6 +10,7 @@ fn plain() -> Rules {
     Rules {
         outbound_port: 15001,
         inbound_port: 15006,
+        dns_port: None,
         sidecar: vec![Owner::User(1337)],
         inbound: Ports::default(),
         outbound: Ports::default(),
@@ -21,6 +22,7 @@ fn plain() -> Rules {
 fn everything() -> Rules {
     let networks = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect();
     Rules {
+        dns_port: Some(15053),
         sidecar: vec![Owner::User(1337), Owner::Group(1337), Owner::Mark(0x539)],
         inbound: ports(&["80", "8000-8010"], &["15020", "22"]),
         outbound: ports(&[], &["25", "443", "440-450"]),

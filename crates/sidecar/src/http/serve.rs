@@ -271,8 +271,11 @@ impl Connection {
         };
         let authority = authority.map_err(|_| Fault::BadRequest("the authority is not host[:port]".into()))?;
         if let Some(address) = self.caller {
-            // inbound, what stands before us may know better where it came from
-            let default = (self.direction == Direction::Inbound).then_some(Forwarded::Append);
+            let default = match self.way {
+                Way::Original(_) => Some(Forwarded::Keep), // the kernel says that it is on this machine
+                Way::Port(_) => Some(Forwarded::Append),   // what stands before us may know better where it came from
+                Way::Authority | Way::Service(_) | Way::Wire => None,
+            };
             let policy = self.worker.mesh.settings.forwarded.or(default);
             forwarded::apply(request.headers_mut(), policy, address, authority.as_str());
         }

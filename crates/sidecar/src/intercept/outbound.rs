@@ -1,6 +1,6 @@
 //! From the application, to wherever it connected.
 
-use super::{FIRST_BYTES, Original, SILENCE, destination, passes_unknown};
+use super::{FIRST_BYTES, Original, SILENCE, destination, passes_unknown, unless_away};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
 use crate::fault::Fault;
@@ -45,18 +45,18 @@ struct Leaving {
 impl Leaving {
     async fn go(self, stream: TcpStream) {
         let mesh = &self.worker.mesh;
-        match mesh.directory.destination(mesh, self.to).await {
+        match unless_away(mesh, mesh.directory.destination(mesh, self.to)).await {
             Ok(route) => match route.only() {
-                Some(upstream) => self.to_service(stream, upstream).await,
-                None => self.to_unknown(stream).await, // a route with several services: each request says which
+                Some(upstream) => self.known(stream, upstream).await,
+                None => self.unknown(stream).await, // a route with several services: each request says which
             },
             // a control plane that is away must not cut an application off from what the mesh never knew
-            Err(Fault::NoRoute | Fault::DiscoveryTimeout) => self.to_unknown(stream).await,
+            Err(Fault::NoRoute | Fault::DiscoveryTimeout) => self.unknown(stream).await,
             Err(fault) => self.refuse(&stream, &fault),
         }
     }
 
-    async fn to_service(self, stream: TcpStream, upstream: Arc<Upstream>) {
+    async fn known(self, stream: TcpStream, upstream: Arc<Upstream>) {
         let target = || std::future::ready(Ok(Target::service(&upstream, None)));
         if upstream.protocol == Protocol::Opaque {
             return tcp::carry(&self.worker, Direction::Outbound, stream, target(), self.guard).await;
@@ -76,16 +76,18 @@ impl Leaving {
         }
     }
 
-    async fn to_unknown(self, stream: TcpStream) {
+    async fn unknown(self, stream: TcpStream) {
         let Ok((opening, io)) = opening(stream, SILENCE, FIRST_BYTES).await else { return };
         let mesh = &self.worker.mesh;
         match opening {
             // without the leave to go on it is answered why
             Opening::Http1(_) if !passes_unknown(mesh, self.to) => self.http(io, Http::One).await,
-            Opening::Http1(authority) => match mesh.directory.authority(mesh, &authority, mesh.clock.now()).await {
-                Ok(_) => self.http(io, Http::One).await,
-                Err(_) => self.pass(io).await,
-            },
+            Opening::Http1(authority) => {
+                match unless_away(mesh, mesh.directory.authority(mesh, &authority, mesh.clock.now())).await {
+                    Ok(_) => self.http(io, Http::One).await,
+                    Err(_) => self.pass(io).await,
+                }
+            }
             Opening::Http2 => self.http(io, Http::Two).await,
             Opening::Tls | Opening::Other if passes_unknown(mesh, self.to) => self.pass(io).await,
             Opening::Tls | Opening::Other => self.refuse(&io, &Fault::NoRoute),
