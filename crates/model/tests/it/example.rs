@@ -411,7 +411,9 @@ fn the_sidecar_section_is_complete() {
                 ),
                 dns: Some(
                     Dns {
-                        listen: 127.0.0.1:15053,
+                        listen: [
+                            127.0.0.1:15053,
+                        ],
                         upstream: [
                             10.0.0.10:53,
                             [fd00::10]:5353,

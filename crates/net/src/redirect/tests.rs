@@ -74,10 +74,11 @@ fn nft_with_every_wish() {
             }
             chain outbound {
                 type nat hook output priority -100; policy accept;
-                meta l4proto != tcp return
                 meta skuid 1337 return
                 meta skgid 1337 return
                 meta mark 0x539 return
+                meta l4proto { tcp, udp } th dport 53 redirect to :15053
+                meta l4proto != tcp return
                 oifname "lo" return
                 ip daddr { 10.9.9.9/32 } return
                 ip6 daddr { fd00::9/128 } return
@@ -105,6 +106,7 @@ fn iptables_without_wishes() {
         :FUSEWIRE_OUTBOUND - [0:0]
         :FUSEWIRE_OUTBOUND_PORTS - [0:0]
         :FUSEWIRE_INBOUND_PORTS - [0:0]
+        :FUSEWIRE_DNS - [0:0]
         -A FUSEWIRE_INBOUND -i lo -j RETURN
         -A FUSEWIRE_INBOUND -j FUSEWIRE_INBOUND_PORTS
         -A FUSEWIRE_INBOUND_PORTS -p tcp -j REDIRECT --to-ports 15006
@@ -127,6 +129,7 @@ fn ip6tables_with_every_wish() {
         :FUSEWIRE_OUTBOUND - [0:0]
         :FUSEWIRE_OUTBOUND_PORTS - [0:0]
         :FUSEWIRE_INBOUND_PORTS - [0:0]
+        :FUSEWIRE_DNS - [0:0]
         -A FUSEWIRE_INBOUND -i lo -j RETURN
         -A FUSEWIRE_INBOUND -p tcp --dport 22 -j RETURN
         -A FUSEWIRE_INBOUND -p tcp --dport 15020 -j RETURN
@@ -136,6 +139,11 @@ fn ip6tables_with_every_wish() {
         -A FUSEWIRE_OUTBOUND -m owner --uid-owner 1337 -j RETURN
         -A FUSEWIRE_OUTBOUND -m owner --gid-owner 1337 -j RETURN
         -A FUSEWIRE_OUTBOUND -m mark --mark 0x539 -j RETURN
+        -A FUSEWIRE_OUTBOUND -p tcp --dport 53 -j REDIRECT --to-ports 15053
+        -A FUSEWIRE_DNS -m owner --uid-owner 1337 -j RETURN
+        -A FUSEWIRE_DNS -m owner --gid-owner 1337 -j RETURN
+        -A FUSEWIRE_DNS -m mark --mark 0x539 -j RETURN
+        -A FUSEWIRE_DNS -p udp -j REDIRECT --to-ports 15053
         -A FUSEWIRE_OUTBOUND -o lo -j RETURN
         -A FUSEWIRE_OUTBOUND -d fd00::9/128 -j RETURN
         -A FUSEWIRE_OUTBOUND -p tcp --dport 25 -j RETURN
@@ -144,6 +152,7 @@ fn ip6tables_with_every_wish() {
         -A FUSEWIRE_OUTBOUND_PORTS -p tcp -j REDIRECT --to-ports 15001
         -A PREROUTING -p tcp -j FUSEWIRE_INBOUND
         -A OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
+        -A OUTPUT -p udp -m udp --dport 53 -j FUSEWIRE_DNS
         COMMIT
     "#]]
     .assert_eq(&iptables_up(&everything(), Family::V6, &Jumps::default()));
