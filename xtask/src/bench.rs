@@ -4,7 +4,8 @@
 //! should compile to run a test. We replace ourselves with it instead of waiting for it: a signal meant for the bench
 //! then reaches it, and it takes its proxies down.
 //!
-//! `cargo xtask bench resilience` is another one: what a call costs the breaker, in nanoseconds.
+//! `cargo xtask bench resilience` is another one: what a call costs the breaker, in nanoseconds and in atomic additions. It
+//! fails where a bound is broken, or where a call allocates.
 
 use crate::run;
 use anyhow::{Context as _, Result, bail};
@@ -14,15 +15,18 @@ use std::process::{Command, Stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// `resilience` for the breaker alone; everything else is passed on, and `--help` lists it
+    /// `resilience` for the breaker alone, and the words after it for its bench; everything else is passed on, and `--help`
+    /// lists it
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.rest == ["resilience"] {
-        let words = ["bench", "--quiet", "--package", "fusewire-resilience", "--bench", "hot"];
-        return run::step("the breaker's bench", &mut run::cargo(&words));
+    if let [first, rest @ ..] = &args.rest[..]
+        && first == "resilience"
+    {
+        let words = ["bench", "--quiet", "--package", "fusewire-resilience", "--bench", "hot", "--"];
+        return run::step("the breaker's bench", run::cargo(&words).args(rest));
     }
     let program = build()?;
     let mut command = Command::new(program);

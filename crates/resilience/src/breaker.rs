@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::config::{AfterWait, BreakerConfig, HalfOpen, Round};
 use crate::event::{Change, Reason};
 use crate::probation::{self, MAX_PROBES, Verdict};
-use crate::sync::{AtomicU8, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::tally::{Pace, Totals};
 use crate::time::{Time, mix, nanos};
 use crate::trigger::{Ground, Suspicion};
@@ -37,25 +37,25 @@ pub(crate) struct Permit {
 /// Why the circuit is not closed.
 #[derive(Clone, Copy, Debug)]
 struct Trip {
-    reason: Reason,
-    ground: Ground,
-    totals: Totals,
-    /// Failure rate to disprove by probes.
-    rate: f64,
+    suspicion: Suspicion,
     /// Clean probes that close the circuit if none fails.
     need: u8,
-    /// Rate of hard failures, in percent, that peers are compared with.
-    hard_percent: u32,
 }
 
-#[derive(Debug)]
+/// What only transitions need. Made by the first of them: most circuits never open.
+#[derive(Debug, Default)]
 struct Cold {
     forced: Option<Override>,
+    /// When the circuit last closed; not asked for before it has opened.
     closed_at: Time,
     last_open: Duration,
     /// The instance asked not to be called before this.
     hinted: Time,
     trip: Option<Trip>,
+    /// Results that came from an earlier period.
+    stale: u64,
+    /// Calls that passed only because the mode is observe.
+    would_reject: u64,
 }
 
 /// What a circuit's half-open state says to somebody who would like to probe.
@@ -79,19 +79,16 @@ pub(crate) struct Breaker {
     until: AtomicU64,
     /// Half-open: the deadline of the round itself; FAR where it has none. Written before the word.
     round_until: AtomicU64,
-    ground: AtomicU8,
-    cold: Mutex<Cold>,
+    cold: Mutex<Option<Box<Cold>>>,
 }
 
 impl Breaker {
-    pub(crate) fn new(now: Time) -> Breaker {
-        let cold = Cold { forced: None, closed_at: now, last_open: Duration::ZERO, hinted: Time(0), trip: None };
+    pub(crate) fn new() -> Breaker {
         Breaker {
             word: AtomicU64::new(Word::START.pack()),
             until: AtomicU64::new(0),
             round_until: AtomicU64::new(Time::FAR.0),
-            ground: AtomicU8::new(Ground::Manual as u8),
-            cold: Mutex::new(cold),
+            cold: Mutex::new(None),
         }
     }
 
@@ -113,7 +110,7 @@ impl Breaker {
 
     /// The kind of evidence that opened the circuit; meaningful while it is not closed.
     pub(crate) fn ground(&self) -> Ground {
-        Ground::from_bits(self.ground.load(Ordering::Relaxed))
+        self.word().ground
     }
 
     /// CLOSED to OPEN, if `generation` is still the current one and no operator holds the circuit.
@@ -125,6 +122,7 @@ impl Breaker {
         site: Site<'_>,
     ) -> Option<Change> {
         let mut cold = self.cold();
+        let cold = cold.get_or_insert_default();
         let word = self.word();
         if word.generation != generation || word.phase != Phase::Closed || cold.forced.is_some() {
             return None;
@@ -136,20 +134,14 @@ impl Breaker {
             HalfOpen::Evidence => probation::need(suspicion.rate()),
             HalfOpen::Rate(round) => site.config.round_minimum(round),
         };
-        cold.trip = Some(Trip {
-            reason: suspicion.reason,
-            ground: suspicion.ground,
-            totals: suspicion.totals,
-            rate: suspicion.rate(),
-            need,
-            hard_percent: suspicion.hard_percent(),
-        });
-        self.open(&mut cold, word, k, suspicion.reason, hint, site)
+        cold.trip = Some(Trip { suspicion, need });
+        self.open(cold, word, k, suspicion.reason, hint, site)
     }
 
     /// One more probe, if the circuit is due or its round has a free permit; OPEN to HALF_OPEN if it is the first.
     pub(crate) fn grant(&self, site: Site<'_>) -> Option<(Permit, Option<Change>)> {
         let cold = self.cold();
+        let trip = cold.as_ref().and_then(|cold| cold.trip);
         loop {
             let word = self.word();
             let next = match self.chance_of(word, site.config, site.now) {
@@ -166,7 +158,7 @@ impl Breaker {
             if self.swap(word, granted) {
                 let permit = Permit { generation: granted.generation, probe: true };
                 let change = (granted.generation != word.generation)
-                    .then(|| self.change(&cold, word, granted, Reason::Due, Duration::ZERO));
+                    .then(|| change(trip, word, granted, Reason::Due, Duration::ZERO));
                 return Some((permit, change));
             }
             self.until.store(before, Ordering::Release);
@@ -180,15 +172,16 @@ impl Breaker {
         if self.chance_of(word, site.config, site.now) != Chance::Lost {
             return None;
         }
+        let cold = cold.get_or_insert_default();
         let k = word.k.saturating_add(1);
         if site.now < self.round_until() {
-            return self.open(&mut cold, word, k, Reason::ProbeLost, None, site);
+            return self.open(cold, word, k, Reason::ProbeLost, None, site);
         }
         match site.config.half_open {
             HalfOpen::Rate(Round { then: AfterWait::Closed, .. }) => {
-                self.close(&mut cold, word, word.k, Reason::RoundOver, site.now)
+                self.close(cold, word, word.k, Reason::RoundOver, site.now)
             }
-            _ => self.open(&mut cold, word, k, Reason::RoundOver, None, site),
+            _ => self.open(cold, word, k, Reason::RoundOver, None, site),
         }
     }
 
@@ -208,6 +201,7 @@ impl Breaker {
     pub(crate) fn settle_probe(&self, permit: Permit, result: Probed, site: Site<'_>) -> Settled {
         let Probed { failed, pace, peers, hint } = result;
         let mut cold = self.cold();
+        let cold = cold.get_or_insert_default();
         loop {
             let word = self.word();
             if word.generation != permit.generation || word.phase != Phase::HalfOpen {
@@ -219,7 +213,7 @@ impl Breaker {
             let done = Word { outstanding, ok, fail, slow, ..word };
             let verdict = match site.config.half_open {
                 HalfOpen::Evidence => {
-                    let rate = cold.trip.map_or(1.0, |trip| trip.rate);
+                    let rate = cold.trip.map_or(1.0, |trip| trip.suspicion.rate());
                     probation::verdict(ok, fail, failed, rate, peers)
                 }
                 HalfOpen::Rate(round) => rate_verdict(done, round, site.config),
@@ -231,8 +225,8 @@ impl Breaker {
                     }
                     continue;
                 }
-                Verdict::Pass => self.close(&mut cold, word, word.k, Reason::Recovered, site.now),
-                Verdict::Fail => self.open(&mut cold, word, word.k.saturating_add(1), Reason::ProbeFailed, hint, site),
+                Verdict::Pass => self.close(cold, word, word.k, Reason::Recovered, site.now),
+                Verdict::Fail => self.open(cold, word, word.k.saturating_add(1), Reason::ProbeFailed, hint, site),
             };
             if let Some(change) = change {
                 // The word still lacks the result that decided it.
@@ -258,12 +252,13 @@ impl Breaker {
     /// Back to CLOSED with k kept, because the peers turned out to be no better.
     pub(crate) fn release(&self, now: Time) -> Option<Change> {
         let mut cold = self.cold();
+        let cold = cold.get_or_insert_default();
         loop {
             let word = self.word();
-            if !matches!(word.phase, Phase::Open | Phase::HalfOpen) || self.ground() != Ground::ByStatus {
+            if !matches!(word.phase, Phase::Open | Phase::HalfOpen) || word.ground != Ground::ByStatus {
                 return None;
             }
-            if let Some(change) = self.close(&mut cold, word, word.k, Reason::Released, now) {
+            if let Some(change) = self.close(cold, word, word.k, Reason::Released, now) {
                 return Some(change);
             }
         }
@@ -271,25 +266,54 @@ impl Breaker {
 
     /// Reason, totals at the trip, and the probes it takes; `None` while closed or held.
     pub(crate) fn trip_view(&self) -> Option<(Reason, Totals, u8)> {
-        self.cold().trip.map(|trip| (trip.reason, trip.totals, trip.need))
+        self.tripped().map(|Trip { suspicion, need }| (suspicion.reason, suspicion.totals, need))
     }
 
     /// What kind of evidence opened it; `None` while closed or held.
     pub(crate) fn trip_ground(&self) -> Option<Ground> {
-        self.cold().trip.map(|trip| trip.ground)
+        self.tripped().map(|trip| trip.suspicion.ground)
     }
 
     /// The hard failure rate at the trip, in percent, for the release.
     pub(crate) fn tripped_percent(&self) -> Option<u32> {
-        self.cold().trip.filter(|trip| trip.ground == Ground::ByStatus).map(|trip| trip.hard_percent)
+        let suspicion = self.tripped()?.suspicion;
+        (suspicion.ground == Ground::ByStatus).then(|| suspicion.hard_percent())
+    }
+
+    /// `(calls, hard failures)` of the window that opened the circuit, as its peers see it; nothing while closed or held.
+    pub(crate) fn last_window(&self) -> (u32, u32) {
+        self.tripped().map(|trip| trip.suspicion.last_window()).unwrap_or_default()
+    }
+
+    pub(crate) fn count_stale(&self) {
+        self.cold().get_or_insert_default().stale += 1;
+    }
+
+    pub(crate) fn count_would_reject(&self) {
+        self.cold().get_or_insert_default().would_reject += 1;
+    }
+
+    /// Results that came from an earlier period and were not counted.
+    pub(crate) fn stale_results(&self) -> u64 {
+        self.cold().as_ref().map_or(0, |cold| cold.stale)
+    }
+
+    /// Calls that passed only because the mode is observe.
+    pub(crate) fn would_reject(&self) -> u64 {
+        self.cold().as_ref().map_or(0, |cold| cold.would_reject)
+    }
+
+    fn tripped(&self) -> Option<Trip> {
+        self.cold().as_ref()?.trip
     }
 
     /// Shortens what is left of an opening, but not below what the instance asked for.
     pub(crate) fn cut(&self, seed: u64, now: Time) {
         let cold = self.cold();
+        let hinted = cold.as_ref().map_or(Time(0), |cold| cold.hinted);
         let word = self.word();
         let spread = mix(seed ^ u64::from(word.generation)) % 1000;
-        let cut = (now + Duration::from_millis(1500 + spread)).max(cold.hinted);
+        let cut = (now + Duration::from_millis(1500 + spread)).max(hinted);
         if word.phase == Phase::Open && self.until() > cut {
             self.until.store(cut.0, Ordering::Release);
         }
@@ -328,7 +352,8 @@ impl Breaker {
         hint: Option<Duration>,
         site: Site<'_>,
     ) -> Option<Change> {
-        let next = word.next(Phase::Open, k);
+        let ground = cold.trip.map_or(word.ground, |trip| trip.suspicion.ground);
+        let next = Word { ground, ..word.next(Phase::Open, k) };
         let hint = hint.map(|hint| hint.min(site.config.open_max));
         let span = open_time(site.config, next.k, site.seed, next.generation).max(hint.unwrap_or_default());
         let before = self.until.swap((site.now + span).0, Ordering::AcqRel);
@@ -338,10 +363,7 @@ impl Breaker {
         }
         cold.last_open = span;
         cold.hinted = hint.map_or(Time(0), |hint| site.now + hint);
-        if let Some(trip) = cold.trip {
-            self.ground.store(trip.ground as u8, Ordering::Relaxed);
-        }
-        Some(self.change(cold, word, next, reason, span))
+        Some(change(cold.trip, word, next, reason, span))
     }
 
     fn close(&self, cold: &mut Cold, word: Word, k: u8, reason: Reason, now: Time) -> Option<Change> {
@@ -349,35 +371,35 @@ impl Breaker {
         if !self.swap(word, next) {
             return None;
         }
-        let change = self.change(cold, word, next, reason, Duration::ZERO);
+        let change = change(cold.trip, word, next, reason, Duration::ZERO);
         cold.closed_at = now;
         cold.trip = None;
         Some(change)
-    }
-
-    fn change(&self, cold: &Cold, from: Word, to: Word, reason: Reason, open_for: Duration) -> Change {
-        let trip = cold.trip;
-        Change {
-            from: from.phase.state(),
-            to: to.phase.state(),
-            reason,
-            class: trip.and_then(|trip| trip.ground.class()),
-            generation: to.generation,
-            k: to.k,
-            open_for,
-            totals: trip.map(|trip| trip.totals).unwrap_or_default(),
-            need: trip.map_or(0, |trip| trip.need),
-            probes: if from.phase == Phase::HalfOpen { (from.ok, from.fail) } else { (0, 0) },
-            actor: None,
-        }
     }
 
     fn swap(&self, from: Word, to: Word) -> bool {
         self.word.compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    fn cold(&self) -> MutexGuard<'_, Cold> {
+    fn cold(&self) -> MutexGuard<'_, Option<Box<Cold>>> {
         self.cold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn change(trip: Option<Trip>, from: Word, to: Word, reason: Reason, open_for: Duration) -> Change {
+    let suspicion = trip.map(|trip| trip.suspicion);
+    Change {
+        from: from.phase.state(),
+        to: to.phase.state(),
+        reason,
+        class: suspicion.and_then(|suspicion| suspicion.ground.class()),
+        generation: to.generation,
+        k: to.k,
+        open_for,
+        totals: suspicion.map(|suspicion| suspicion.totals).unwrap_or_default(),
+        need: trip.map_or(0, |trip| trip.need),
+        probes: if from.phase == Phase::HalfOpen { (from.ok, from.fail) } else { (0, 0) },
+        actor: None,
     }
 }
 

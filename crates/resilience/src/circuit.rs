@@ -18,7 +18,7 @@ use crate::calls::CallWindow;
 use crate::config::{BreakerConfig, HalfOpen, Mode};
 use crate::event::{Change, Journal, Reason, Transition};
 use crate::outcome::{Class, Evidence, Outcome};
-use crate::ring::{Ring, Shape};
+use crate::ring::{self, Shape};
 use crate::tally::{Pace, Totals};
 use crate::time::Time;
 use crate::trigger::{Ground, Suspicion};
@@ -52,8 +52,6 @@ struct Core {
     last_bad: AtomicU64,
     refused: AtomicU64,
     refused_in_period: AtomicU64,
-    would_reject: AtomicU64,
-    stale: AtomicU64,
     journal: Mutex<Journal<str>>,
     name: Arc<str>,
 }
@@ -109,10 +107,10 @@ pub struct Refused {
 impl Circuit {
     /// `name` is what events are found by, `seed` decorrelates the jitter. The configuration is taken as it is: validate
     /// it where it comes from. What it says of peers and of silence has no meaning here.
-    pub fn new(name: &str, seed: u64, config: BreakerConfig, now: Time) -> Arc<Circuit> {
+    pub fn new(name: &str, seed: u64, config: BreakerConfig) -> Arc<Circuit> {
         let shape = Shape::of(&config);
         let buckets = usize::from(config.buckets.max(1));
-        Circuit::with_shape(name, seed, config, (shape, buckets), now)
+        Circuit::with_shape(name, seed, config, (shape, buckets))
     }
 
     pub(crate) fn with_shape(
@@ -120,24 +118,21 @@ impl Circuit {
         seed: u64,
         config: BreakerConfig,
         (shape, buckets): (Shape, usize),
-        now: Time,
     ) -> Arc<Circuit> {
         Arc::new(Circuit {
             config,
             shape,
             counted: Counted::default(),
-            window: Arc::new(Window::new(Ring::of(buckets), Ring::of(buckets))),
+            window: Arc::new(Window::new(ring::buckets(buckets))),
             core: Arc::new(Core {
                 seed,
-                breaker: Breaker::new(now),
+                breaker: Breaker::new(),
                 round: CallWindow::new(),
                 shows_round: AtomicBool::new(false),
                 run: AtomicU8::new(0),
                 last_bad: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
                 refused_in_period: AtomicU64::new(0),
-                would_reject: AtomicU64::new(0),
-                stale: AtomicU64::new(0),
                 journal: Mutex::new(Journal::new()),
                 name: name.into(),
             }),
@@ -155,7 +150,7 @@ impl Circuit {
         let buckets = usize::from(config.buckets.max(1));
         let window = match shape == self.shape {
             true => self.window.clone(),
-            false => Arc::new(Window::new(Ring::of(buckets), Ring::of(buckets))),
+            false => Arc::new(Window::new(ring::buckets(buckets))),
         };
         Circuit { config, shape, counted, window, core: self.core.clone() }
     }
@@ -206,7 +201,7 @@ impl Circuit {
             return Err(Refused { retry_after: self.retry_after(now) });
         }
         if word.phase != Phase::Closed {
-            self.core.would_reject.fetch_add(1, Relaxed);
+            self.core.breaker.count_would_reject();
         }
         Ok(Permit { generation: word.generation, probe: false })
     }
@@ -287,7 +282,7 @@ impl Circuit {
         }
         let word = self.core.breaker.word();
         if word.generation != permit.generation {
-            self.core.stale.fetch_add(1, Relaxed);
+            self.core.breaker.count_stale();
             return None;
         }
         match word.phase {
@@ -329,9 +324,10 @@ impl Circuit {
             Which::Connect => connect,
             Which::Nothing => 0,
         };
+        // A connection that could not be had is a hard failure, and of those there are often none.
         let connect = || match self.counted.which {
-            Which::Connect => self.window.detail(self.shape, now).absolute,
-            Which::All | Which::Nothing => 0,
+            Which::Connect if totals.hard > 0 => self.window.detail(self.shape, now).absolute,
+            Which::All | Which::Connect | Which::Nothing => 0,
         };
         let recently = || {
             self.counted.recently.is_none_or(|(span, rate)| {
@@ -361,7 +357,7 @@ impl Circuit {
         let mut journal = self.journal();
         match self.core.breaker.settle_probe(permit, result, self.site(now)) {
             Settled::Stale => {
-                self.core.stale.fetch_add(1, Relaxed);
+                self.core.breaker.count_stale();
                 None
             }
             Settled::Counted => {

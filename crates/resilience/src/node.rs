@@ -3,7 +3,6 @@
 //! A node belongs to whoever knows the instance (the pool does) and outlives every set that shows it, which is how
 //! breaker state and load estimates survive a change of configuration. Nothing here refers to a set.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::breaker::{Breaker, Override};
@@ -12,7 +11,6 @@ use crate::load::Load;
 use crate::outcome::Class;
 use crate::tally::Tally;
 use crate::time::Time;
-use crate::trigger::Suspicion;
 use crate::word::State;
 
 /// What a caller's type must offer to be a member of a set: it owns the breaker and the load estimate.
@@ -64,38 +62,23 @@ impl ProbeResult {
     }
 }
 
-/// Breaker, tally and load of one instance.
+/// Breaker, tally and load of one instance: four cache lines while it is well. What only failures, transitions or unusual
+/// windows need is on the heap, from when it is first needed.
 pub struct Node {
     seed: u64,
-    born: Time,
     pub(crate) breaker: Breaker,
     pub(crate) tally: Tally,
     pub(crate) load: Load,
-    /// `calls:32 | hard:32` of the window that the circuit tripped with.
-    last_window: AtomicU64,
-    /// The window's shape when the set was last built; another shape would misread the buckets.
-    shape: AtomicU64,
-    enlisted: AtomicBool,
-    stale: AtomicU64,
-    would_reject: AtomicU64,
 }
+
+#[cfg(not(all(loom, test)))] // loom's atomics are larger
+const _: () = assert!(size_of::<Node>() <= 256);
 
 impl Node {
     /// `seed` names the instance in events and decorrelates its jitter: use a hash of its key, and of the sidecar's
     /// own identity, so that sidecars do not probe in step.
     pub fn new(seed: u64, now: Time) -> Node {
-        Node {
-            seed,
-            born: now,
-            breaker: Breaker::new(now),
-            tally: Tally::new(),
-            load: Load::new(),
-            last_window: AtomicU64::new(0),
-            shape: AtomicU64::new(0),
-            enlisted: AtomicBool::new(false),
-            stale: AtomicU64::new(0),
-            would_reject: AtomicU64::new(0),
-        }
+        Node { seed, breaker: Breaker::new(), tally: Tally::new(), load: Load::new(now) }
     }
 
     pub fn seed(&self) -> u64 {
@@ -122,48 +105,23 @@ impl Node {
 
     /// Results that came from an earlier period of the breaker and were not counted.
     pub fn stale_results(&self) -> u64 {
-        self.stale.load(Relaxed)
+        self.breaker.stale_results()
     }
 
     /// Requests that passed only because the mode is observe.
     pub fn would_reject(&self) -> u64 {
-        self.would_reject.load(Relaxed)
+        self.breaker.would_reject()
     }
 
     pub(crate) fn is_new(&self) -> bool {
-        !self.enlisted.load(Relaxed)
+        self.tally.is_new()
     }
 
-    /// The node becomes part of a set with this configuration.
+    /// The node becomes part of a set with this configuration. `ramp`: if it is new, it starts slowly.
     pub(crate) fn enlist(&self, config: &BreakerConfig, ramp: bool) {
-        let shape = match config.window_calls {
-            0 => u64::from(config.buckets) << 56 | crate::time::nanos(config.window) & ((1 << 56) - 1),
-            calls => 1 << 63 | u64::from(calls),
-        };
-        let before = self.shape.swap(shape, Relaxed);
-        if before != 0 && before != shape {
-            self.tally.clear();
+        let new = self.tally.reshape(config);
+        if new && !ramp {
+            self.load.stop_ramp();
         }
-        if !self.enlisted.swap(true, Relaxed) && ramp {
-            self.load.start_ramp(self.born);
-        }
-    }
-
-    pub(crate) fn count_stale(&self) {
-        self.stale.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn count_would_reject(&self) {
-        self.would_reject.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn last_window(&self) -> (u32, u32) {
-        let bits = self.last_window.load(Relaxed);
-        ((bits >> 32) as u32, bits as u32)
-    }
-
-    pub(crate) fn keep_window(&self, suspicion: Suspicion) {
-        let (calls, hard) = suspicion.last_window();
-        self.last_window.store(u64::from(calls) << 32 | u64::from(hard), Relaxed);
     }
 }

@@ -70,9 +70,7 @@ impl<M: Member> InstanceSet<M> {
                 if !self.may_spare(sample.index, ground) {
                     return None;
                 }
-                let change = node.breaker.trip(sample.generation, suspicion, None, self.site(sample.index, now))?;
-                node.keep_window(suspicion);
-                Some(change)
+                node.breaker.trip(sample.generation, suspicion, None, self.site(sample.index, now))
             }));
         }
     }

@@ -22,8 +22,6 @@ use crate::word::Phase;
 
 /// Draws before the set is walked.
 const DRAWS: usize = 12;
-/// An instance nobody has measured costs the median of this many peers.
-const SAMPLED: usize = 9;
 
 /// What a request says about itself.
 #[derive(Clone, Copy, Debug)]
@@ -122,14 +120,11 @@ impl<M: Member> InstanceSet<M> {
     }
 
     fn cheaper(&self, a: usize, b: usize, now: Time) -> usize {
-        // An instance without an estimate is taken for an average one: not free, which would draw everything to it,
-        // and not infinitely dear, which would starve it.
         let (first, second) = (self.node(a).load.estimate(now), self.node(b).load.estimate(now));
-        let unknown = if first.is_some() && second.is_some() {
-            0.0
-        } else {
-            self.median_estimate::<SAMPLED>(a, now).unwrap_or(1.0)
-        };
+        // An instance without an estimate is taken to be as fast as the one that it is compared with: not free, which
+        // would draw everything to it, and not infinitely dear, which would starve it. A median of the peers in its place
+        // says no more, and looks at hundreds of them while few have been measured.
+        let unknown = first.or(second).unwrap_or(1.0);
         let cost = |index: usize, estimate: Option<f32>| {
             let queue = self.node(index).load.inflight() as f32 + 1.0;
             let expected = estimate.unwrap_or(unknown).max(self.node(index).load.silence(now));
@@ -160,7 +155,7 @@ impl<M: Member> InstanceSet<M> {
             if let Some(permit) = self.observe_probe(index, now) {
                 return Attempt::begin(self.clone(), index, permit, now);
             }
-            node.count_would_reject();
+            node.breaker.count_would_reject();
         }
         let permit = Permit { generation: word.generation, probe: false };
         Attempt::begin(self.clone(), index, permit, now)

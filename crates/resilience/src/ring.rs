@@ -37,6 +37,11 @@ impl Shape {
         Shape { width, buckets, calls: None }
     }
 
+    /// How many buckets a ring needs for it.
+    pub(crate) fn len(self) -> usize {
+        self.buckets as usize
+    }
+
     pub(crate) fn calls(self) -> Option<NonZeroU16> {
         self.calls
     }
@@ -57,29 +62,22 @@ pub(crate) fn delta([a, b, c]: [bool; 3]) -> u64 {
     u64::from(a) << 32 | u64::from(b) << 16 | u64::from(c)
 }
 
-/// The buckets lie in the ring itself where their number is known, and on the heap where the configuration says it.
-pub(crate) struct Ring<B> {
-    buckets: B,
+/// So many buckets on the heap.
+pub(crate) fn buckets(count: usize) -> Box<[AtomicU64]> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
-impl<const N: usize> Ring<[AtomicU64; N]> {
-    pub(crate) fn new() -> Self {
-        Ring { buckets: [const { AtomicU64::new(0) }; N] }
-    }
-}
+/// The ring of buckets that lie where their owner has them, as many as the shape says or more. One of none has counted
+/// nothing, and can be read.
+#[derive(Clone, Copy)]
+pub(crate) struct Ring<'a>(pub(crate) &'a [AtomicU64]);
 
-impl Ring<Box<[AtomicU64]>> {
-    pub(crate) fn of(buckets: usize) -> Self {
-        Ring { buckets: (0..buckets).map(|_| AtomicU64::new(0)).collect() }
-    }
-}
-
-impl<B: AsRef<[AtomicU64]>> Ring<B> {
+impl Ring<'_> {
     #[inline]
-    pub(crate) fn add(&self, shape: Shape, now: Time, delta: u64) {
+    pub(crate) fn add(self, shape: Shape, now: Time, delta: u64) {
         let (slot, turn) = shape.at(now);
         let tag = turn as u16;
-        let bucket = &self.buckets.as_ref()[slot as usize];
+        let bucket = &self.0[slot as usize];
         let mut seen = bucket.load(Relaxed);
         loop {
             if seen != 0 && !older((seen >> 48) as u16, tag) {
@@ -97,17 +95,19 @@ impl<B: AsRef<[AtomicU64]>> Ring<B> {
         }
     }
 
-    pub(crate) fn sum(&self, shape: Shape, now: Time) -> [u32; 3] {
+    pub(crate) fn sum(self, shape: Shape, now: Time) -> [u32; 3] {
         self.sum_newest(shape, shape.buckets, now)
     }
 
     /// What the newest buckets hold, the present one counted; no more of them than the shape has.
-    pub(crate) fn sum_newest(&self, shape: Shape, newest: u64, now: Time) -> [u32; 3] {
-        let (mut slot, mut turn) = shape.at(now);
+    pub(crate) fn sum_newest(self, shape: Shape, newest: u64, now: Time) -> [u32; 3] {
         let mut sums = [0; 3];
-        let buckets = self.buckets.as_ref();
+        if self.0.is_empty() {
+            return sums;
+        }
+        let (mut slot, mut turn) = shape.at(now);
         for _ in 0..newest.min(shape.buckets) {
-            let bits = buckets[slot as usize].load(Relaxed);
+            let bits = self.0[slot as usize].load(Relaxed);
             if bits != 0 && (bits >> 48) as u16 == turn as u16 {
                 sums[0] += (bits >> 32) as u32 & 0xffff;
                 sums[1] += (bits >> 16) as u32 & 0xffff;
@@ -122,16 +122,16 @@ impl<B: AsRef<[AtomicU64]>> Ring<B> {
         sums
     }
 
-    pub(crate) fn clear(&self) {
-        for bucket in self.buckets.as_ref() {
+    pub(crate) fn clear(self) {
+        for bucket in self.0 {
             bucket.store(0, Relaxed);
         }
     }
 
     /// Empties buckets of past turns, so that a tag that comes round again after 2^16 turns finds nothing.
-    pub(crate) fn forget(&self, shape: Shape, now: Time) {
+    pub(crate) fn forget(self, shape: Shape, now: Time) {
         let (_, turn) = shape.at(now);
-        for bucket in self.buckets.as_ref() {
+        for bucket in self.0 {
             let bits = bucket.load(Relaxed);
             let age = (turn as u16).wrapping_sub((bits >> 48) as u16);
             if bits != 0 && (2..0x8000).contains(&age) {
@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn a_call_stays_in_the_window_for_nine_to_ten_seconds_depending_on_alignment() {
         for (offset, last_seen) in [(0, 9_999), (999, 9_000)] {
-            let ring = Ring::<[AtomicU64; 20]>::new();
+            let heap = buckets(MAX_BUCKETS);
+            let ring = Ring(&heap);
             let at = |ms: u64| Time((100_000 + offset + ms) * 1_000_000);
             ring.add(TEN, at(0), one());
             assert_eq!(ring.sum(TEN, at(last_seen)), [1, 0, 0]);
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn a_full_bucket_stops_counting_before_it_overflows() {
-        let ring = Ring::<[AtomicU64; 20]>::new();
+        let heap = buckets(MAX_BUCKETS);
+        let ring = Ring(&heap);
         for _ in 0..70_000 {
             ring.add(TEN, Time(0), delta([true, true, true]));
         }
@@ -181,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_thread_with_an_older_now_does_not_wipe_the_newer_bucket() {
-        let ring = Ring::<[AtomicU64; 20]>::new();
+        let heap = buckets(MAX_BUCKETS);
+        let ring = Ring(&heap);
         let later = Time(10 * SECOND);
         ring.add(TEN, later, one());
         ring.add(TEN, Time(SECOND - 1), one());
@@ -190,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_tag_that_comes_round_again_finds_nothing_after_upkeep() {
-        let ring = Ring::<[AtomicU64; 20]>::new();
+        let heap = buckets(MAX_BUCKETS);
+        let ring = Ring(&heap);
         let origin = Time(5 * SECOND);
         ring.add(TEN, origin, one());
         let again = Time(origin.0 + (1 << 16) * 10 * SECOND);
@@ -208,7 +212,8 @@ mod tests {
             steps in prop::collection::vec((0u64..700, any::<[bool; 2]>()), 1..200),
         ) {
             let shape = Shape::new(width, buckets);
-            let ring = Ring::<[AtomicU64; 20]>::new();
+            let heap = super::buckets(MAX_BUCKETS);
+            let ring = Ring(&heap);
             let mut now = 0;
             let mut log: Vec<(u64, [bool; 2])> = Vec::new();
             for (advance, [hard, soft]) in steps {

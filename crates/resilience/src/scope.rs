@@ -99,14 +99,14 @@ pub enum RefusalCause {
 impl ServiceScope {
     /// `name` is what events are found by; `seed` decorrelates the jitter of sidecars and names the scope in events. The
     /// configuration is taken as it is: validate it where it comes from.
-    pub fn new(name: &str, seed: u64, config: ServiceConfig, now: Time) -> Arc<ServiceScope> {
+    pub fn new(name: &str, seed: u64, config: ServiceConfig) -> Arc<ServiceScope> {
         let shared = Shared {
             ramp_from: AtomicU64::new(NEVER),
             throttled: AtomicU64::new(0),
             ramped: AtomicU64::new(0),
             would_reject: AtomicU64::new(0),
         };
-        let circuit = Circuit::new(name, seed, config.breaker(), now).recounted(config.breaker(), config.counted());
+        let circuit = Circuit::new(name, seed, config.breaker()).recounted(config.breaker(), config.counted());
         let throttle = config.throttle.clone().map(Throttle::new);
         Arc::new(ServiceScope { config, circuit, throttle, shared: Arc::new(shared) })
     }
@@ -171,13 +171,15 @@ impl ServiceScope {
             return Ok(());
         }
         let ramps = self.shared.ramp_from.load(Relaxed) != NEVER;
-        if (ramps || self.throttle.as_ref().is_some_and(|throttle| throttle.probability(now) > 0.0))
-            && self.circuit.forced().is_some_and(|held| held.forced == Forced::Closed)
-        {
+        let pressure = self.throttle.as_ref().map_or(0.0, |throttle| throttle.pressure(now));
+        if pressure == 0.0 && !ramps {
+            return Ok(());
+        }
+        if self.circuit.forced().is_some_and(|held| held.forced == Forced::Closed) {
             return Ok(()); // an operator's word counts for all stages
         }
         if let Some(throttle) = &self.throttle
-            && let Throttled::Reject { probability } = throttle.admit(priority, random, now)
+            && let Throttled::Reject { probability } = throttle.admit_under(pressure, priority, random, now)
         {
             self.shared.throttled.fetch_add(1, Relaxed);
             return Err(RefusalCause::Throttled { probability });
@@ -210,7 +212,7 @@ impl ServiceScope {
     /// Whether failed attempts may be tried again: a service that is half gone, or refuses, needs fewer requests, not more.
     pub fn allows_retry(&self, now: Time) -> bool {
         let enforced = self.config.mode == Mode::Enforce;
-        let calm = || self.throttle.as_ref().is_none_or(|throttle| throttle.probability(now) < 0.1);
+        let calm = || self.throttle.as_ref().is_none_or(|throttle| throttle.allows_retry(now));
         !enforced || (self.state() == State::Closed && calm())
     }
 

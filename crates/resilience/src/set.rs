@@ -233,7 +233,7 @@ impl<M: Member> InstanceSet<M> {
         }
         let word = node.breaker.word();
         if word.generation != permit.generation {
-            node.count_stale();
+            node.breaker.count_stale();
             return None;
         }
         let outcome = self.weigh(index, outcome, started);
@@ -266,9 +266,7 @@ impl<M: Member> InstanceSet<M> {
                 return None;
             }
             let site = self.site(index, now);
-            let change = node.breaker.trip(permit.generation, suspicion, outcome.retry_hint, site)?;
-            node.keep_window(suspicion);
-            Some(change)
+            node.breaker.trip(permit.generation, suspicion, outcome.retry_hint, site)
         })
     }
 
@@ -298,7 +296,7 @@ impl<M: Member> InstanceSet<M> {
         let result = Probed { failed, pace, peers, hint: outcome.retry_hint };
         match breaker.settle_probe(permit, result, self.site(index, now)) {
             Settled::Stale => {
-                self.node(index).count_stale();
+                self.node(index).breaker.count_stale();
                 None
             }
             Settled::Counted => {

@@ -6,9 +6,10 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::config::BreakerConfig;
 use crate::outcome::{Class, Evidence, Outcome};
-use crate::ring::{MAX_BUCKETS, Ring, Shape, delta};
-use crate::time::Time;
+use crate::ring::{Ring, Shape, delta};
+use crate::time::{Time, mix, nanos};
 use crate::window::{Detail, Marks, Window};
 
 /// A witness needs this many clean calls in a row.
@@ -75,8 +76,11 @@ impl Run {
 }
 
 pub(crate) struct Tally {
-    window: Window<[AtomicU64; MAX_BUCKETS]>,
-    recent: Ring<[AtomicU64; 3]>,
+    /// The default's ten buckets lie in place.
+    window: Window<[AtomicU64; 10]>,
+    recent: [AtomicU64; 3],
+    /// A fingerprint of the window's shape when the set was last built, 0 before; another shape would misread the buckets.
+    shape: AtomicU32,
     /// Hard failures since the last ok.
     run: AtomicU64,
     /// Timeouts since the last response byte.
@@ -91,8 +95,9 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn new() -> Tally {
         Tally {
-            window: Window::new(Ring::new(), Ring::new()),
-            recent: Ring::new(),
+            window: Window::new([const { AtomicU64::new(0) }; _]),
+            recent: [const { AtomicU64::new(0) }; _],
+            shape: AtomicU32::new(0),
             run: AtomicU64::new(0),
             silence: AtomicU64::new(0),
             clean_streak: AtomicU32::new(0),
@@ -103,6 +108,24 @@ impl Tally {
         }
     }
 
+    pub(crate) fn is_new(&self) -> bool {
+        self.shape.load(Relaxed) == 0
+    }
+
+    /// The window is this one from now on. Whether it is the first.
+    pub(crate) fn reshape(&self, config: &BreakerConfig) -> bool {
+        let shape = match config.window_calls {
+            0 => u64::from(config.buckets) << 56 | nanos(config.window) & ((1 << 56) - 1),
+            calls => 1 << 63 | u64::from(calls),
+        };
+        let shape = mix(shape) as u32 | 1;
+        let before = self.shape.swap(shape, Relaxed);
+        if before != 0 && before != shape {
+            self.clear();
+        }
+        before == 0
+    }
+
     /// A slow call that is otherwise clean counts as soft where instances are compared, and breaks no run.
     pub(crate) fn record(&self, shape: Shape, outcome: Outcome, pace: Pace, now: Time) {
         let hard = outcome.class == Class::Hard;
@@ -110,7 +133,7 @@ impl Tally {
         let soft = outcome.class == Class::Soft || (slow && !hard);
         let (absolute, shed) = (outcome.is_absolute(), outcome.evidence == Evidence::Overload);
         self.window.add(shape, now, Marks { hard, soft, slow, absolute, shed });
-        self.recent.add(RECENT, now, delta([true, hard, outcome.is_strain()]));
+        Ring(&self.recent).add(RECENT, now, delta([true, hard, outcome.is_strain()]));
         if outcome.is_answer() {
             self.heard(now);
         }
@@ -167,7 +190,7 @@ impl Tally {
     }
 
     pub(crate) fn recent(&self, now: Time) -> Recent {
-        let [total, hard, strain] = self.recent.sum(RECENT, now);
+        let [total, hard, strain] = Ring(&self.recent).sum(RECENT, now);
         Recent { total, hard, strain }
     }
 
@@ -206,7 +229,7 @@ impl Tally {
     /// A new period begins: what was counted before belongs to another one.
     pub(crate) fn clear(&self) {
         self.window.clear();
-        self.recent.clear();
+        Ring(&self.recent).clear();
         self.run.store(0, Relaxed);
         self.silence.store(0, Relaxed);
         self.clean_streak.store(0, Relaxed);
@@ -215,7 +238,7 @@ impl Tally {
 
     pub(crate) fn forget(&self, shape: Shape, now: Time) {
         self.window.forget(shape, now);
-        self.recent.forget(RECENT, now);
+        Ring(&self.recent).forget(RECENT, now);
     }
 }
 

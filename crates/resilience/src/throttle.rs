@@ -25,6 +25,8 @@ use crate::time::{Time, mix};
 const FEW: u64 = 10;
 /// Some requests always pass, so that recovery is seen.
 const MOST: f64 = 0.9;
+/// Nothing is tried again while this share is rejected.
+const RETRIED: f64 = 0.1;
 /// How far back it looks.
 const SECONDS: usize = 30;
 
@@ -101,12 +103,16 @@ impl Throttle {
     /// over, or is rejected here: those that are still under way say nothing yet, or five hundred long polls at once would
     /// look like five hundred refusals.
     pub fn admit(&self, priority: Priority, random: u64, now: Time) -> Throttled {
-        let raw = self.raw(now);
-        if raw == 0.0 {
+        self.admit_under(self.pressure(now), priority, random, now)
+    }
+
+    /// The same for whoever has asked for the pressure already, which is what costs.
+    pub(crate) fn admit_under(&self, pressure: f64, priority: Priority, random: u64, now: Time) -> Throttled {
+        if pressure == 0.0 {
             return Throttled::Pass;
         }
-        let probability = raw.min(MOST);
-        let exempt = priority == Priority::Critical && raw <= MOST;
+        let probability = pressure.min(MOST);
+        let exempt = priority == Priority::Critical && pressure <= MOST;
         if exempt || unit(random) >= probability {
             return Throttled::Pass;
         }
@@ -128,7 +134,12 @@ impl Throttle {
 
     /// The probability that a normal request is rejected now, 0..0.9.
     pub fn probability(&self, now: Time) -> f64 {
-        self.raw(now).min(MOST)
+        self.pressure(now).min(MOST)
+    }
+
+    /// Whether failed attempts may be tried again: a service that refuses needs fewer requests, not more.
+    pub fn allows_retry(&self, now: Time) -> bool {
+        self.pressure(now) < RETRIED
     }
 
     /// `(requests, accepted)` of the last 30 s.
@@ -136,7 +147,8 @@ impl Throttle {
         self.counts.recent.sum(now)
     }
 
-    fn raw(&self, now: Time) -> f64 {
+    /// What the formula asks for, before its cap; 0 while nothing has been refused.
+    pub(crate) fn pressure(&self, now: Time) -> f64 {
         let refused = self.counts.refused.load(Relaxed);
         if refused == 0 || now.since(Time(refused)) > Duration::from_secs(SECONDS as u64) {
             return 0.0;
@@ -265,6 +277,17 @@ mod tests {
         let stricter = throttle.reconfigured(ThrottleConfig { k_percent: 110 });
         assert_eq!(stricter.recent(at(1)), throttle.recent(at(1)));
         assert_eq!(stricter.probability(at(1)), 0.9);
+    }
+
+    #[test]
+    fn nothing_is_tried_again_from_a_tenth_on() {
+        let throttle = Throttle::default();
+        // (100 - 2 x 46) / 101 is 8 %, (103 - 2 x 46) / 104 is 10.6 %.
+        send(&throttle, 46, Priority::Normal, Happening::Complete, 0);
+        (0..54).for_each(|_| throttle.settle(Happening::Overloaded, at(0)));
+        assert!(throttle.allows_retry(at(0)));
+        (0..3).for_each(|_| throttle.settle(Happening::Overloaded, at(0)));
+        assert!(throttle.probability(at(0)) > 0.1 && !throttle.allows_retry(at(0)));
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Peer<'_> {
             let totals = self.node.tally.totals(self.shape, now);
             (totals.total, totals.hard)
         } else {
-            self.node.last_window()
+            self.node.breaker.last_window()
         }
     }
 

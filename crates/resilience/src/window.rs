@@ -1,14 +1,14 @@
 //! What a circuit counts, over a time or over a number of calls: the one place where both kinds of window meet.
 //!
-//! It decides nothing. A healthy call touches one word of it; failures and slow calls a second one. A window of calls is
-//! allocated by the first call that needs it, so that nobody else pays for it.
+//! It decides nothing. A healthy call touches one word of it; failures and slow calls a second one. What healthy calls do
+//! not need is allocated by the first call that does, so that nobody else pays for it.
 
 use std::num::NonZeroU16;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use crate::calls::CallWindow;
-use crate::ring::{Ring, Shape, delta};
+use crate::ring::{MAX_BUCKETS, Ring, Shape, buckets, delta};
 use crate::tally::Totals;
 use crate::time::Time;
 
@@ -40,18 +40,26 @@ pub(crate) struct Detail {
     pub(crate) shed: u32,
 }
 
+/// `B`: where the buckets lie that nearly everybody needs.
 pub(crate) struct Window<B> {
     /// Calls, hard, soft.
-    main: Ring<B>,
+    main: B,
+    rare: OnceLock<Box<Rare>>,
+}
+
+/// What few windows ever need.
+struct Rare {
     /// Slow, absolute, shed.
-    detail: Ring<B>,
+    detail: Box<[AtomicU64]>,
+    /// In place of `main`, for a shape with more buckets.
+    long: OnceLock<Box<[AtomicU64]>>,
     calls: OnceLock<Box<CallWindow>>,
 }
 
 impl<B: AsRef<[AtomicU64]>> Window<B> {
-    /// Both rings as long as any shape that is used with them.
-    pub(crate) fn new(main: Ring<B>, detail: Ring<B>) -> Window<B> {
-        Window { main, detail, calls: OnceLock::new() }
+    /// `main`: as many buckets as are commonly wanted; more than [`MAX_BUCKETS`] only if `main` has as many itself.
+    pub(crate) fn new(main: B) -> Window<B> {
+        Window { main, rare: OnceLock::new() }
     }
 
     #[inline]
@@ -60,24 +68,28 @@ impl<B: AsRef<[AtomicU64]>> Window<B> {
             self.add_to_calls(calls, marks);
             return;
         }
-        self.main.add(shape, now, delta([true, marks.hard, marks.soft]));
+        let mut main = self.main(shape);
+        if main.is_empty() {
+            main = self.rare().long.get_or_init(|| buckets(MAX_BUCKETS));
+        }
+        Ring(main).add(shape, now, delta([true, marks.hard, marks.soft]));
         if marks.slow || marks.absolute || marks.shed {
-            self.detail.add(shape, now, delta([marks.slow, marks.absolute, marks.shed]));
+            Ring(&self.rare().detail).add(shape, now, delta([marks.slow, marks.absolute, marks.shed]));
         }
     }
 
     #[cold]
     fn add_to_calls(&self, calls: NonZeroU16, marks: Marks) {
-        self.calls.get_or_init(|| Box::new(CallWindow::new())).add(calls.get(), marks);
+        self.rare().calls.get_or_init(|| Box::new(CallWindow::new())).add(calls.get(), marks);
     }
 
     /// All but the slow ones, which cost another walk.
     pub(crate) fn totals(&self, shape: Shape, now: Time) -> Totals {
         let Some(calls) = shape.calls() else {
-            let [total, hard, soft] = self.main.sum(shape, now);
+            let [total, hard, soft] = Ring(self.main(shape)).sum(shape, now);
             return Totals { total, hard, soft, slow: 0 };
         };
-        let Some(window) = self.calls.get() else { return Totals::default() };
+        let Some(window) = self.calls() else { return Totals::default() };
         let [hard, soft, ..] = window.sums();
         Totals { total: window.total(calls.get()), hard, soft, slow: 0 }
     }
@@ -87,31 +99,58 @@ impl<B: AsRef<[AtomicU64]>> Window<B> {
         if shape.calls().is_some() {
             return (self.totals(shape, now), self.detail(shape, now).absolute);
         }
-        let [total, hard, soft] = self.main.sum_newest(shape, buckets, now);
-        let [_, absolute, _] = self.detail.sum_newest(shape, buckets, now);
+        let [total, hard, soft] = Ring(self.main(shape)).sum_newest(shape, buckets, now);
+        let [_, absolute, _] = Ring(self.details()).sum_newest(shape, buckets, now);
         (Totals { total, hard, soft, slow: 0 }, absolute)
     }
 
     pub(crate) fn detail(&self, shape: Shape, now: Time) -> Detail {
         if shape.calls().is_none() {
-            let [slow, absolute, shed] = self.detail.sum(shape, now);
+            let [slow, absolute, shed] = Ring(self.details()).sum(shape, now);
             return Detail { slow, absolute, shed };
         }
-        let Some(window) = self.calls.get() else { return Detail::default() };
+        let Some(window) = self.calls() else { return Detail::default() };
         let [_, _, slow, absolute, shed] = window.sums();
         Detail { slow, absolute, shed }
     }
 
     pub(crate) fn clear(&self) {
-        self.main.clear();
-        self.detail.clear();
-        if let Some(window) = self.calls.get() {
+        Ring(self.main.as_ref()).clear();
+        let Some(rare) = self.rare.get() else { return };
+        Ring(&rare.detail).clear();
+        Ring(rare.long.get().map_or(&[], |long| long)).clear();
+        if let Some(window) = rare.calls.get() {
             window.clear();
         }
     }
 
     pub(crate) fn forget(&self, shape: Shape, now: Time) {
-        self.main.forget(shape, now);
-        self.detail.forget(shape, now);
+        Ring(self.main(shape)).forget(shape, now);
+        Ring(self.details()).forget(shape, now);
+    }
+
+    /// Where calls are counted; no buckets if none has been yet.
+    #[inline]
+    fn main(&self, shape: Shape) -> &[AtomicU64] {
+        let main = self.main.as_ref();
+        if shape.len() <= main.len() {
+            return main;
+        }
+        self.rare.get().and_then(|rare| rare.long.get()).map_or(&[], |long| long)
+    }
+
+    fn details(&self) -> &[AtomicU64] {
+        self.rare.get().map_or(&[], |rare| &rare.detail)
+    }
+
+    fn calls(&self) -> Option<&CallWindow> {
+        self.rare.get()?.calls.get().map(|calls| &**calls)
+    }
+
+    #[cold]
+    fn rare(&self) -> &Rare {
+        let longest = self.main.as_ref().len().max(MAX_BUCKETS);
+        let new = || Rare { detail: buckets(longest), long: OnceLock::new(), calls: OnceLock::new() };
+        self.rare.get_or_init(|| Box::new(new()))
     }
 }

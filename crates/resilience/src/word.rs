@@ -1,8 +1,10 @@
 //! The control word: everything about a breaker's state that the request path reads, in one `AtomicU64`.
 //!
-//! `phase:2 | k:6 | outstanding:8 | ok:8 | fail:8 | slow:8 | generation:24`. Every transition is one compare-and-swap
-//! that increments the generation, so it has exactly one winner, and a permit that carries an older generation is
-//! recognised by one comparison.
+//! `phase:2 | k:6 | outstanding:8 | ok:8 | fail:8 | slow:8 | ground:3 | generation:21`. Every transition is one
+//! compare-and-swap that increments the generation, so it has exactly one winner, and a permit that carries an older
+//! generation is recognised by one comparison.
+
+use crate::trigger::Ground;
 
 /// Where a circuit stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,7 +35,8 @@ impl Phase {
 }
 
 pub(crate) const MAX_K: u8 = 63;
-const GENERATIONS: u32 = 1 << 24;
+const GENERATION_BITS: u32 = 21;
+const GENERATIONS: u32 = 1 << GENERATION_BITS;
 
 /// The control word, unpacked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,12 +51,22 @@ pub(crate) struct Word {
     pub(crate) fail: u8,
     /// Those of them that were slow, clean or not.
     pub(crate) slow: u8,
+    /// The kind of evidence that opened the circuit; meaningful while it is not closed.
+    pub(crate) ground: Ground,
     pub(crate) generation: u32,
 }
 
 impl Word {
-    pub(crate) const START: Word =
-        Word { phase: Phase::Closed, k: 0, outstanding: 0, ok: 0, fail: 0, slow: 0, generation: 0 };
+    pub(crate) const START: Word = Word {
+        phase: Phase::Closed,
+        k: 0,
+        outstanding: 0,
+        ok: 0,
+        fail: 0,
+        slow: 0,
+        ground: Ground::Manual,
+        generation: 0,
+    };
 
     pub(crate) fn pack(self) -> u64 {
         (self.phase as u64) << 62
@@ -62,6 +75,7 @@ impl Word {
             | u64::from(self.ok) << 40
             | u64::from(self.fail) << 32
             | u64::from(self.slow) << 24
+            | (self.ground as u64) << GENERATION_BITS
             | u64::from(self.generation)
     }
 
@@ -78,14 +92,15 @@ impl Word {
             ok: (bits >> 40) as u8,
             fail: (bits >> 32) as u8,
             slow: (bits >> 24) as u8,
+            ground: Ground::from_bits((bits >> GENERATION_BITS) as u8 & 7),
             generation: bits as u32 & (GENERATIONS - 1),
         }
     }
 
-    /// The word after a transition: a new generation with no probes.
+    /// The word after a transition: a new generation with no probes, and the same ground.
     pub(crate) fn next(self, phase: Phase, k: u8) -> Word {
         let generation = (self.generation + 1) % GENERATIONS;
-        Word { phase, k: k.min(MAX_K), outstanding: 0, ok: 0, fail: 0, slow: 0, generation }
+        Word { phase, k: k.min(MAX_K), outstanding: 0, ok: 0, fail: 0, slow: 0, generation, ..self }
     }
 
     pub(crate) fn probes_done(self) -> u8 {
@@ -100,8 +115,13 @@ mod tests {
     #[test]
     fn packing_loses_nothing() {
         for phase in [Phase::Closed, Phase::Open, Phase::HalfOpen, Phase::ForcedOpen] {
-            for (k, small, generation) in [(0, 0, 0), (63, 255, GENERATIONS - 1), (17, 20, 77)] {
-                let word = Word { phase, k, outstanding: small, ok: small, fail: small, slow: small, generation };
+            for (k, small, ground, generation) in [
+                (0, 0, Ground::Absolute, 0),
+                (63, 255, Ground::SoftOutlier, GENERATIONS - 1),
+                (17, 20, Ground::Manual, 77),
+            ] {
+                let word =
+                    Word { phase, k, outstanding: small, ok: small, fail: small, slow: small, ground, generation };
                 assert_eq!(Word::unpack(word.pack()), word);
             }
         }

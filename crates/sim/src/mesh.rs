@@ -352,12 +352,7 @@ impl Caller {
         let budget = |_| Arc::new(Budget::new(BudgetConfig::default(), Time(0)));
         Caller {
             set: Arc::new(InstanceSet::new((0..INSTANCES).map(slot).collect())),
-            scope: ServiceScope::new(
-                "simulated",
-                id as u64,
-                ServiceConfig { mode, ..ServiceConfig::default() },
-                Time(0),
-            ),
+            scope: ServiceScope::new("simulated", id as u64, ServiceConfig { mode, ..ServiceConfig::default() }),
             budgets: (0..plan.layers).map(budget).collect(),
             live: 0,
         }

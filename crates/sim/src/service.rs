@@ -195,7 +195,7 @@ pub(crate) fn run(plan: &Plan<'_>) -> Report {
         set: Arc::new(InstanceSet::with_rules((0..plan.instances).map(slot).collect(), plan.rules.clone())),
     };
     let mode = plan.config.mode;
-    let scope = ServiceScope::new("simulated", plan.seed, ServiceConfig { mode, ..ServiceConfig::default() }, Time(0));
+    let scope = ServiceScope::new("simulated", plan.seed, ServiceConfig { mode, ..ServiceConfig::default() });
     let random = Random::seeded(plan.seed);
     let mut run = Run { plan, scope, random, queue: BinaryHeap::new(), pending: HashMap::new(), next: 0, report };
     run.schedule(0, Event::Arrive);

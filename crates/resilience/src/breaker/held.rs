@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use super::{Breaker, Site, open_time};
+use super::{Breaker, Site, change, open_time};
 use crate::event::{Change, Reason};
 use crate::sync::Ordering;
 use crate::time::Time;
 use crate::trigger::Ground;
-use crate::word::Phase;
+use crate::word::{Phase, Word};
 
 /// Which way an operator holds a circuit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,10 +55,10 @@ impl Breaker {
     /// Puts the circuit where an operator's tool wants it; also to start a state again from its beginning.
     pub(crate) fn place(&self, place: Place, site: Site<'_>) -> Change {
         let mut cold = self.cold();
+        let cold = cold.get_or_insert_default();
         let Place { phase, climb, span, hold } = place;
         cold.trip = None;
         cold.forced = hold;
-        self.ground.store(Ground::Manual as u8, Ordering::Relaxed);
         loop {
             let word = self.word();
             let k = match climb {
@@ -67,7 +67,7 @@ impl Breaker {
                 Climb::Keep => word.k,
                 Climb::Restart => 0,
             };
-            let next = word.next(phase, k);
+            let next = Word { ground: Ground::Manual, ..word.next(phase, k) };
             let span = match phase {
                 Phase::Open => span.unwrap_or_else(|| open_time(site.config, next.k, site.seed, next.generation)),
                 Phase::ForcedOpen => Time::FAR.since(site.now),
@@ -85,7 +85,7 @@ impl Breaker {
                     Phase::Open => (cold.last_open, cold.hinted) = (span, Time(0)),
                     Phase::HalfOpen | Phase::ForcedOpen => {}
                 }
-                return self.change(&cold, word, next, Reason::Manual, span);
+                return change(None, word, next, Reason::Manual, span);
             }
         }
     }
@@ -99,13 +99,13 @@ impl Breaker {
     /// Sets or clears an override. Clearing starts from scratch: CLOSED and k = 0.
     pub(crate) fn force(&self, to: Option<Override>, now: Time) -> Option<Change> {
         let mut cold = self.cold();
-        if to.is_none() && cold.forced.is_none() {
+        if to.is_none() && cold.as_ref().is_none_or(|cold| cold.forced.is_none()) {
             return None;
         }
+        let cold = cold.get_or_insert_default();
         let actor = to.as_ref().or(cold.forced.as_ref()).map(|held| held.owner.clone());
         cold.forced = to;
         cold.trip = None;
-        self.ground.store(Ground::Manual as u8, Ordering::Relaxed);
         let held_open = matches!(&cold.forced, Some(Override { forced: Forced::Open, .. }));
         let k = if cold.forced.is_some() { self.word().k } else { 0 };
         loop {
@@ -113,10 +113,10 @@ impl Breaker {
             let change = if held_open {
                 let until = cold.forced.as_ref().and_then(|held| held.until).unwrap_or(Time::FAR);
                 self.until.store(until.0, Ordering::Release);
-                let next = word.next(Phase::ForcedOpen, k);
-                self.swap(word, next).then(|| self.change(&cold, word, next, Reason::Manual, until.since(now)))
+                let next = Word { ground: Ground::Manual, ..word.next(Phase::ForcedOpen, k) };
+                self.swap(word, next).then(|| change(None, word, next, Reason::Manual, until.since(now)))
             } else {
-                self.close(&mut cold, word, k, Reason::Manual, now)
+                self.close(cold, word, k, Reason::Manual, now)
             };
             if let Some(change) = change {
                 return Some(Change { actor, ..change });
@@ -125,10 +125,12 @@ impl Breaker {
     }
 
     pub(crate) fn forced(&self) -> Option<Override> {
-        self.cold().forced.clone()
+        self.cold().as_ref()?.forced.clone()
     }
 
     pub(crate) fn override_expired(&self, now: Time) -> bool {
-        matches!(&self.cold().forced, Some(Override { until: Some(until), .. }) if now >= *until)
+        let cold = self.cold();
+        let held = cold.as_ref().and_then(|cold| cold.forced.as_ref());
+        held.and_then(|held| held.until).is_some_and(|until| now >= until)
     }
 }

@@ -52,7 +52,7 @@ fn settle(breaker: &Breaker, permit: Permit, failed: bool, seconds: u64) -> Opti
 
 /// Half-open since the sixth second, with so many probes in flight.
 fn half_open(probes: usize) -> (Arc<Breaker>, Vec<Permit>) {
-    let breaker = Arc::new(Breaker::new(at(0)));
+    let breaker = Arc::new(Breaker::new());
     trip(&breaker, 0, 0).expect("opens");
     let permits = (0..probes).map(|_| grant(&breaker, 6).expect("due")).collect();
     (breaker, permits)
@@ -75,7 +75,7 @@ where
 #[test]
 fn trip_against_trip_opens_once() {
     loom::model(|| {
-        let breaker = Arc::new(Breaker::new(at(0)));
+        let breaker = Arc::new(Breaker::new());
         let (a, b) = race(&breaker, |breaker| trip(breaker, 0, 1), |breaker| trip(breaker, 0, 2));
         assert!(a.is_some() != b.is_some(), "one winner");
         let word = breaker.word();
@@ -105,7 +105,7 @@ fn trip_against_close_has_one_verdict_and_the_other_is_of_an_earlier_period() {
 #[test]
 fn a_straggler_that_would_trip_cannot_undo_a_release() {
     loom::model(|| {
-        let breaker = Arc::new(Breaker::new(at(0)));
+        let breaker = Arc::new(Breaker::new());
         let totals = Totals { total: 5, hard: 5, soft: 0, slow: 0 };
         let suspicion = Suspicion { reason: Reason::Consecutive, ground: Ground::ByStatus, totals };
         with(0, |site| breaker.trip(0, suspicion, None, site)).expect("opens");
@@ -171,7 +171,7 @@ fn a_cancelled_probe_against_the_next_one_keeps_the_count() {
 #[test]
 fn an_operators_hold_against_a_trip_is_what_stays() {
     loom::model(|| {
-        let breaker = Arc::new(Breaker::new(at(0)));
+        let breaker = Arc::new(Breaker::new());
         let hold =
             super::Override { forced: super::Forced::Closed, owner: "ann".into(), reason: "drill".into(), until: None };
         race(&breaker, |breaker| trip(breaker, 0, 1), move |breaker| breaker.force(Some(hold), at(1)));
@@ -182,7 +182,7 @@ fn an_operators_hold_against_a_trip_is_what_stays() {
 #[test]
 fn a_reset_against_a_trip_is_what_stays() {
     loom::model(|| {
-        let breaker = Arc::new(Breaker::new(at(0)));
+        let breaker = Arc::new(Breaker::new());
         let reset = |breaker: &Breaker| with(1, |site| breaker.reset("ann", site));
         race(&breaker, |breaker| trip(breaker, 0, 1), reset);
         assert_eq!((breaker.word().phase, breaker.word().k), (Phase::Closed, 0));

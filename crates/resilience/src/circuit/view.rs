@@ -67,8 +67,8 @@ impl Circuit {
             probes_in_flight: word.outstanding,
             refused: self.core.refused.load(Relaxed),
             refused_in_period: self.core.refused_in_period.load(Relaxed),
-            would_reject: self.core.would_reject.load(Relaxed),
-            stale_results: self.core.stale.load(Relaxed),
+            would_reject: self.core.breaker.would_reject(),
+            stale_results: self.core.breaker.stale_results(),
         }
     }
 

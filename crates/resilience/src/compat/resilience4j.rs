@@ -159,17 +159,17 @@ impl Resilience4j {
     /// A breaker with these properties, or every bound that they break.
     pub fn build(self, name: &str, now: Time) -> Result<Resilience4jBreaker, Vec<(&'static str, String)>> {
         self.validate()?;
-        Ok(Resilience4jBreaker::new(self.circuit(name, now), self, now))
+        Ok(Resilience4jBreaker::new(self.circuit(name), self, now))
     }
 
-    fn circuit(&self, name: &str, now: Time) -> Arc<Circuit> {
+    fn circuit(&self, name: &str) -> Arc<Circuit> {
         let config = self.breaker_config();
         let shape = match self.sliding_window {
             Sliding::Calls(_) => (Shape::of(&config), 1),
             // One bucket for each second, as there: a call counts until the second that it was made in has left.
             Sliding::Seconds(seconds) => (Shape::new(1_000_000_000, seconds.into()), usize::from(seconds)),
         };
-        Circuit::with_shape(name, 0, config, shape, now)
+        Circuit::with_shape(name, 0, config, shape)
     }
 
     fn open_times(&self) -> (Duration, Duration) {

@@ -10,8 +10,6 @@ use crate::outcome::Happening;
 
 /// More attempts than this are a loop, not a policy (gRFC A6 has the same bound).
 pub const MAX_ATTEMPTS: u8 = 5;
-/// A service whose throttle rejects this share needs less traffic, not more.
-const THROTTLED: f64 = 0.1;
 
 /// A policy's `retry`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -50,14 +48,13 @@ pub enum Untried {
     None,
 }
 
-/// The service as a whole.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// The service as a whole, as [`ServiceScope::allows_retry`](crate::ServiceScope::allows_retry) says it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scope {
-    /// Its circuit is closed, and its throttle rejects with this probability, 0..1.
-    Closed {
-        throttle: f64,
-    },
-    Open,
+    /// It takes what it gets.
+    Calm,
+    /// Its circuit is not closed, or its throttle rejects: it needs less traffic, not more.
+    Strained,
 }
 
 /// The facts about one failed attempt of one exchange.
@@ -170,7 +167,7 @@ fn decide(policy: &Policy, case: &Case, backoff: &mut Backoff, random: u64) -> R
     let most = policy.attempts.min(MAX_ATTEMPTS);
     holds(case.attempts < most, Denied::Attempts)?;
     holds(case.allowance.permits(case.attempts.saturating_sub(1), case.mark), Denied::Layer)?;
-    holds(matches!(case.scope, Scope::Closed { throttle } if throttle < THROTTLED), Denied::Service)?;
+    holds(case.scope == Scope::Calm, Denied::Service)?;
     let unconnected = matches!(cause, Cause::Connect | Cause::Unsent);
     let elsewhere = case.untried == Untried::Some;
     holds(elsewhere || (unconnected && case.untried == Untried::OnlyOne), Denied::NoInstance)?;
@@ -209,7 +206,7 @@ mod tests {
             resent: false,
             allowance: Allowance::of(Chain::Broken, 2),
             mark: Mark::None,
-            scope: Scope::Closed { throttle: 0.0 },
+            scope: Scope::Calm,
             untried: Untried::Some,
             left: Some(ms(1000)),
             median: Some(ms(10)),
@@ -239,8 +236,7 @@ mod tests {
             (Case { attempts: 3, ..reset() }, Denied::Attempts),
             (Case { allowance: layer, ..reset() }, Denied::Layer),
             (Case { mark: Mark::OverloadedInside, ..reset() }, Denied::Layer),
-            (Case { scope: Scope::Open, ..reset() }, Denied::Service),
-            (Case { scope: Scope::Closed { throttle: 0.1 }, ..reset() }, Denied::Service),
+            (Case { scope: Scope::Strained, ..reset() }, Denied::Service),
             (Case { untried: Untried::None, ..reset() }, Denied::NoInstance),
             (Case { untried: Untried::OnlyOne, ..reset() }, Denied::NoInstance),
             (Case { left: Some(ms(0)), ..reset() }, Denied::Deadline),
@@ -258,7 +254,7 @@ mod tests {
     fn what_was_never_sent_goes_again_at_once_and_free_but_only_once() {
         let unsent = Case { happening: Happening::Unsent, repeat: Repeat::Unsafe, attempts: 3, ..reset() };
         assert_eq!(ask(unsent), Decision::Resend);
-        assert_eq!(ask(Case { scope: Scope::Open, untried: Untried::None, ..unsent }), Decision::Resend);
+        assert_eq!(ask(Case { scope: Scope::Strained, untried: Untried::None, ..unsent }), Decision::Resend);
         assert_eq!(ask(Case { resent: true, ..unsent }), Decision::No(Denied::Attempts));
         assert_eq!(ask(Case { resent: true, attempts: 1, ..unsent }), Decision::Retry { after: Duration::ZERO });
         assert_eq!(ask(Case { whole: false, ..unsent }), Decision::No(Denied::NotReplayable));

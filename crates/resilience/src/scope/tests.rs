@@ -15,7 +15,7 @@ fn every_failure() -> ServiceConfig {
 
 fn scope(config: ServiceConfig) -> Arc<ServiceScope> {
     assert_eq!(config.validate(), Ok(()));
-    ServiceScope::new("inventory", 1, config, Time(0))
+    ServiceScope::new("inventory", 1, config)
 }
 
 /// One request that is over at once; whether it was admitted.

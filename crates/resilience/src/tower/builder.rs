@@ -115,7 +115,7 @@ impl<C> Builder<C> {
             Wanted::Nothing => None,
             Wanted::Ours(config) => {
                 faults.extend(config.validate().err().unwrap_or_default());
-                Some(Fuse::Ours(Circuit::new(&self.name, self.seed, config, now)))
+                Some(Fuse::Ours(Circuit::new(&self.name, self.seed, config)))
             }
             Wanted::Resilience4j(properties) => match properties.build(&self.name, now) {
                 Ok(breaker) => Some(Fuse::Resilience4j(Box::new(breaker))),

@@ -325,7 +325,7 @@ proptest! {
     /// Invariants (a) to (h): after every step the circuit is what the model says.
     #[test]
     fn a_circuit_is_its_sequential_model(config in config(), ops in prop::collection::vec(op(), 1..400)) {
-        let circuit = Circuit::new("one", 7, config.clone(), at(0));
+        let circuit = Circuit::new("one", 7, config.clone());
         let mut model = Model::new(config);
         let mut now = 0;
         let mut held: Vec<(Call, (u32, bool))> = Vec::new();
@@ -396,7 +396,7 @@ fn call(circuit: &Arc<Circuit>, outcome: Outcome, now: u64) -> Option<fusewire_r
 
 #[test]
 fn a_window_of_calls_judges_what_gets_one_call_an_hour() {
-    let circuit = Circuit::new("rare", 1, by_calls(10, 10), at(0));
+    let circuit = Circuit::new("rare", 1, by_calls(10, 10));
     let hour = 3_600_000;
     for n in 0..9 {
         assert_eq!(call(&circuit, if n % 2 == 0 { refused() } else { Outcome::OK }, n * hour), None);
@@ -408,7 +408,7 @@ fn a_window_of_calls_judges_what_gets_one_call_an_hour() {
 #[test]
 fn an_event_carries_the_evidence_that_caused_it() {
     let config = BreakerConfig { slow: Some(SlowCalls { over: ms(100), rate: 50 }), ..by_calls(4, 4) };
-    let circuit = Circuit::new("evident", 1, config, at(0));
+    let circuit = Circuit::new("evident", 1, config);
     for _ in 0..3 {
         circuit.acquire(at(5)).expect("closed").settle(Outcome::OK, ms(101), at(5));
     }
@@ -426,7 +426,7 @@ fn an_event_carries_the_evidence_that_caused_it() {
 #[test]
 fn a_retry_hint_of_the_answer_that_opens_lengthens_the_opening_up_to_the_maximum() {
     for (hint, open_for) in [(3, 5), (30, 30), (300, 60)] {
-        let circuit = Circuit::new("hinted", 1, by_calls(1, 1), at(0));
+        let circuit = Circuit::new("hinted", 1, by_calls(1, 1));
         let trip = call(&circuit, refused().with_retry_hint(Duration::from_secs(hint)), 0).expect("opens");
         assert_eq!(trip.open_for, Duration::from_secs(open_for));
         assert_eq!(circuit.acquire(at(1)).err().map(|refused| refused.retry_after), Some(ms(open_for * 1000 - 1)));
@@ -435,7 +435,7 @@ fn a_retry_hint_of_the_answer_that_opens_lengthens_the_opening_up_to_the_maximum
 
 #[test]
 fn observe_runs_the_machine_and_disabled_records_nothing() {
-    let observed = Circuit::new("observed", 1, BreakerConfig { mode: Mode::Observe, ..by_calls(1, 1) }, at(0));
+    let observed = Circuit::new("observed", 1, BreakerConfig { mode: Mode::Observe, ..by_calls(1, 1) });
     assert!(call(&observed, refused(), 0).is_some_and(|trip| trip.observed));
     for _ in 0..3 {
         call(&observed, Outcome::OK, 1);
@@ -446,7 +446,7 @@ fn observe_runs_the_machine_and_disabled_records_nothing() {
     observed.set_override(Some(hold), at(2));
     assert_eq!(observed.acquire(at(2)).err().map(|refused| refused.retry_after), Some(Duration::ZERO));
 
-    let disabled = Circuit::new("disabled", 1, BreakerConfig { mode: Mode::Disabled, ..by_calls(1, 1) }, at(0));
+    let disabled = Circuit::new("disabled", 1, BreakerConfig { mode: Mode::Disabled, ..by_calls(1, 1) });
     assert_eq!(call(&disabled, refused(), 0), None);
     assert_eq!(disabled.inspect(Time(0)).window.total, 0);
 }

@@ -76,7 +76,7 @@ fn a_circuit_that_comes_due_under_a_flood_admits_one_probe() {
     let set = broken();
     let admitted: Vec<_> = (0..10_000).filter_map(|random| pick(&set, random, at(5001)).ok()).collect();
     assert_eq!(admitted.len(), 1);
-    let alone = Circuit::new("alone", 1, plain(), at(0));
+    let alone = Circuit::new("alone", 1, plain());
     for _ in 0..5 {
         alone.acquire(at(0)).expect("closed").settle(refused(), Duration::ZERO, at(0));
     }

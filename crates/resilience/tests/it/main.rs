@@ -1,5 +1,7 @@
 //! The crate as its callers see it, in virtual time.
 
+#[cfg(not(loom))]
+mod allocation;
 mod balance;
 mod circuit;
 mod compat;

@@ -27,7 +27,7 @@ fn rate(min_calls: usize, percent: usize) -> BreakerConfig {
 
 fn circuit(config: BreakerConfig) -> Arc<Circuit> {
     assert_eq!(config.validate(), Ok(()));
-    Circuit::new("theirs", 1, config, at(0))
+    Circuit::new("theirs", 1, config)
 }
 
 /// Success, failure, timeout.

@@ -97,7 +97,7 @@ fn threads_at_one_services_scope_leave_nothing_behind() {
         ..ServiceConfig::default()
     };
     assert_eq!(config.validate(), Ok(()));
-    let service = ServiceScope::new("shared", 7, config, Time(0));
+    let service = ServiceScope::new("shared", 7, config);
     let clock = AtomicU64::new(1_000_000_000);
     let (mut events, probes) = thread::scope(|scope| {
         let work = |thread: u64| {

@@ -192,7 +192,7 @@ impl Fold {
             Some(before) => before.reconfigured(policy.service.clone(), now),
             None => {
                 let seed = self.seed ^ balance::hash(name.as_bytes()) ^ u64::from(std::process::id());
-                ServiceScope::new(name, seed, policy.service.clone(), now)
+                ServiceScope::new(name, seed, policy.service.clone())
             }
         }
     }

@@ -271,7 +271,7 @@ impl Again {
             resent: self.resent,
             allowance: if unseen { self.own } else { allowance },
             mark,
-            scope: if target.allows_retry(now) { Scope::Closed { throttle: 0.0 } } else { Scope::Open },
+            scope: if target.allows_retry(now) { Scope::Calm } else { Scope::Strained },
             untried,
             left: exchange.limits.left(now),
             median: upstream.ledger.median(),

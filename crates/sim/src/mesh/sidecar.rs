@@ -156,7 +156,7 @@ impl Mesh<'_> {
         let state = &self.frames[frame];
         let caller = &self.callers[state.caller];
         let untried = if !self.is_last(frame) || state.tried.len() < INSTANCES { Untried::Some } else { Untried::None };
-        let closed = naive || caller.scope.allows_retry(now);
+        let calm = naive || caller.scope.allows_retry(now);
         let mut backoff = state.backoff;
         let case = Case {
             happening,
@@ -167,7 +167,7 @@ impl Mesh<'_> {
             resent: false,
             allowance: state.allowance,
             mark: if naive { Mark::None } else { mark },
-            scope: if closed { Scope::Closed { throttle: 0.0 } } else { Scope::Open },
+            scope: if calm { Scope::Calm } else { Scope::Strained },
             untried,
             left: state.deadline.map(|deadline| Duration::from_nanos(deadline.saturating_sub(self.now))),
             median: None,
