@@ -64,6 +64,22 @@ fn what_the_mesh_does_not_know_goes_on_as_it_is() {
     assert_eq!(status, 0, "nobody listens there, and nobody answers in its place");
 }
 
+/// As SMTP and MySQL do. Nothing says what it speaks: the first connection waits a moment for a request that does not come.
+#[test]
+fn a_service_whose_server_speaks_first_needs_no_configuration() {
+    let undeclared = "\nservices: {mail: {identity: shop, instances: [{id: mail-1, address: '10.77.0.2:8082', sidecar: '10.77.0.2:15008'}]}}\n";
+    let world = World::new(undeclared);
+    world.intercept(1, &[]);
+    for _ in 0..5 {
+        assert_eq!(talk(world.host(1), "10.77.0.2:8082", ""), "220 shop");
+    }
+    eventually("they came by the mesh", || {
+        let came = World::log_of(&world.shop);
+        came.iter().filter(|line| line["peer"] == "spiffe://fusewire.local/web" && line["protocol"] == "tcp").count()
+            == 5
+    });
+}
+
 /// HTTP/2 is served to see whom it is for, and goes on to where it was going.
 #[test]
 fn http2_that_the_mesh_does_not_know_goes_on_too() {

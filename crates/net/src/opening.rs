@@ -24,11 +24,13 @@ pub enum Opening {
     Http1(String),
     Http2,
     Tls,
-    /// Anything else, silence included.
+    /// Nothing: servers of some protocols speak first.
+    Silent,
+    /// Anything else.
     Other,
 }
 
-/// `silence`: how long it may take to the first byte; servers of some protocols speak first. `limit`: how long in all.
+/// `silence`: how long it may take to the first byte. `limit`: how long in all.
 pub async fn opening<T: AsyncRead + Unpin>(
     mut io: T,
     silence: Duration,
@@ -36,8 +38,10 @@ pub async fn opening<T: AsyncRead + Unpin>(
 ) -> io::Result<(Opening, Prefixed<T>)> {
     let mut head = BytesMut::with_capacity(1024);
     let reading = async {
-        if !matches!(tokio::time::timeout(silence, io.read_buf(&mut head)).await, Ok(Ok(1..))) {
-            return Ok(Opening::Other);
+        match tokio::time::timeout(silence, io.read_buf(&mut head)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => return Ok(Opening::Other),
+            Err(_) => return Ok(Opening::Silent),
         }
         loop {
             if let Some(verdict) = verdict(&head) {
@@ -154,7 +158,7 @@ mod tests {
         let (_a, b) = tokio::io::duplex(64);
         let began = tokio::time::Instant::now();
         let (verdict, _io) = opening(b, Duration::from_millis(300), Duration::from_secs(10)).await.unwrap();
-        assert_eq!((verdict, began.elapsed()), (Opening::Other, Duration::from_millis(300)));
+        assert_eq!((verdict, began.elapsed()), (Opening::Silent, Duration::from_millis(300)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::events::Events;
 use crate::export;
 use crate::health;
 use crate::http::{stale, trace};
-use crate::intercept::{self, Passing};
+use crate::intercept::{self, Passing, Speakers};
 use crate::listener::{self, Outbound};
 use crate::mesh::{Mesh, Worker};
 use crate::probe;
@@ -236,6 +236,7 @@ fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Sp
         metrics,
         unrouted,
         passing: Passing::default(),
+        speakers: Speakers::default(),
         access_log,
         sink,
         carried: Carried::default(),

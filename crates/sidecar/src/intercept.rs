@@ -17,11 +17,13 @@ mod hello;
 mod inbound;
 mod outbound;
 mod passing;
+mod speakers;
 
 pub(crate) use beyond::Original;
 pub(crate) use inbound::{admit_plain, enter};
 pub(crate) use outbound::leave;
 pub(crate) use passing::Passing;
+pub(crate) use speakers::Speakers;
 
 use crate::dns;
 use crate::fault::Fault;

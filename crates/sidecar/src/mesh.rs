@@ -8,7 +8,7 @@ use crate::drain::Drain;
 use crate::events::Events;
 use crate::health::Board;
 use crate::http::stale;
-use crate::intercept::Passing;
+use crate::intercept::{Passing, Speakers};
 use crate::snapshot::Snapshot;
 use crate::trust::Belief;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -35,6 +35,8 @@ pub(crate) struct Mesh {
     pub(crate) unrouted: [Arc<ServiceMetrics>; 2],
     /// Connections that we pass on to where they were going.
     pub(crate) passing: Passing,
+    /// Who speaks first at destinations whose protocol is not declared.
+    pub(crate) speakers: Speakers,
     pub(crate) access_log: Option<AccessLog>,
     /// Where spans go; `None`: nobody is told.
     pub(crate) sink: Option<Sink>,

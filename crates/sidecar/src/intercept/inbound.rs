@@ -1,6 +1,7 @@
 //! To the application, from whoever connected to its port.
 
-use super::{FIRST_BYTES, SILENCE, destination, hello, passes_unknown};
+use super::speakers::Overheard;
+use super::{FIRST_BYTES, destination, hello, passes_unknown};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
 use crate::fault::Fault;
@@ -61,9 +62,10 @@ impl Entering {
     async fn come(self, stream: TcpStream) {
         let mut first = [0u8];
         let until = Instant::now() + FIRST_BYTES;
+        let patience = self.worker.mesh.speakers.patience(self.to);
         let spoken = tokio::select! {
             biased;
-            spoken = timeout(SILENCE, stream.peek(&mut first)) => spoken,
+            spoken = timeout(patience, stream.peek(&mut first)) => spoken,
             () = self.worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
         };
         match spoken {
@@ -75,7 +77,11 @@ impl Entering {
                 self.bytes(io).await; // the application's own
             }
             Ok(Ok(0) | Err(_)) => {} // it went away
-            Ok(Ok(_)) | Err(_) => self.plain(stream).await,
+            Ok(Ok(_)) => self.plain(stream).await,
+            Err(_) => {
+                let io = Overheard::new(stream, self.worker.mesh.clone(), self.to);
+                self.bytes(io).await;
+            }
         }
     }
 

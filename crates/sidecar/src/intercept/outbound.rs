@@ -1,6 +1,7 @@
 //! From the application, to wherever it connected.
 
-use super::{FIRST_BYTES, Original, SILENCE, destination, passes_unknown, unless_away};
+use super::speakers::Overheard;
+use super::{FIRST_BYTES, Original, destination, passes_unknown, unless_away};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
 use crate::fault::Fault;
@@ -61,10 +62,11 @@ impl Leaving {
         if upstream.protocol == Protocol::Opaque {
             return tcp::carry(&self.worker, Direction::Outbound, stream, target(), self.guard).await;
         }
-        let drain = self.worker.mesh.outbound_drain.clone();
+        let mesh = self.worker.mesh.clone();
+        let drain = mesh.outbound_drain.clone();
         let detected = tokio::select! {
             biased; // bytes that are there are a request to be answered
-            detected = detect(stream, FIRST_BYTES) => detected,
+            detected = detect(stream, mesh.speakers.patience(self.to)) => detected,
             () = drain.begun() => return, // nothing was asked yet
         };
         match detected {
@@ -72,13 +74,19 @@ impl Leaving {
             Ok((Detected::Http2, io)) => self.http(io, Http::Two).await,
             // the application's own, which is not ours to read
             Ok((Detected::Tls, io)) => tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await,
-            Ok((Detected::Nothing | Detected::Silent, _)) | Err(_) => {}
+            // not declared as what it is: the server speaks first, or the caller later
+            Ok((Detected::Silent, io)) => {
+                let io = Overheard::new(io, mesh, self.to);
+                tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await;
+            }
+            Ok((Detected::Nothing, _)) | Err(_) => {}
         }
     }
 
     async fn unknown(self, stream: TcpStream) {
-        let Ok((opening, io)) = opening(stream, SILENCE, FIRST_BYTES).await else { return };
         let mesh = &self.worker.mesh;
+        let patience = mesh.speakers.patience(self.to);
+        let Ok((opening, io)) = opening(stream, patience, FIRST_BYTES).await else { return };
         match opening {
             // without the leave to go on it is answered why
             Opening::Http1(_) if !passes_unknown(mesh, self.to) => self.http(io, Http::One).await,
@@ -90,7 +98,11 @@ impl Leaving {
             }
             Opening::Http2 => self.http(io, Http::Two).await,
             Opening::Tls | Opening::Other if passes_unknown(mesh, self.to) => self.pass(io).await,
-            Opening::Tls | Opening::Other => self.refuse(&io, &Fault::NoRoute),
+            Opening::Silent if passes_unknown(mesh, self.to) => {
+                let io = Overheard::new(io, mesh.clone(), self.to);
+                self.pass(io).await;
+            }
+            Opening::Tls | Opening::Other | Opening::Silent => self.refuse(&io, &Fault::NoRoute),
         }
     }
 

@@ -1,0 +1,128 @@
+//! Who speaks first at a destination, learned from connections on which the caller was silent at first.
+//!
+//! The first such connection to a destination waits [`SILENCE`] before it goes on as bytes. What is heard on it then decides
+//! for the next ones: where the server spoke first (MySQL, SMTP), nobody waits any more; where the caller did after all
+//! (connections that are opened ahead of their first request), it is waited for. A connection is overheard again each time
+//! it went on unheard, so that what was learned of an address's last owner does not stay.
+//!
+//! Invariants: at most [`MAX_KNOWN`] destinations, then it begins anew; nothing is held up by it for longer than
+//! [`FIRST_BYTES`].
+
+use super::{FIRST_BYTES, SILENCE};
+use crate::mesh::Mesh;
+use crate::upstream::tunnel::Io;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+const MAX_KNOWN: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Caller,
+    Server,
+}
+
+#[derive(Default)]
+pub(crate) struct Speakers(Mutex<HashMap<SocketAddr, First>>);
+
+impl Speakers {
+    /// How long a caller of `to` may be silent before it is taken to wait for the server.
+    pub(super) fn patience(&self, to: SocketAddr) -> Duration {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&to) {
+            None => SILENCE,
+            Some(First::Caller) => FIRST_BYTES,
+            Some(First::Server) => Duration::ZERO,
+        }
+    }
+
+    fn learn(&self, to: SocketAddr, first: First) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN && !known.contains_key(&to) {
+            known.clear();
+        }
+        known.insert(to, first);
+    }
+}
+
+/// The caller's end of a connection on which nothing was said yet.
+pub(super) struct Overheard<T> {
+    inner: T,
+    /// Until somebody has spoken.
+    of: Option<(Arc<Mesh>, SocketAddr)>,
+}
+
+impl<T> Overheard<T> {
+    pub(super) fn new(inner: T, mesh: Arc<Mesh>, to: SocketAddr) -> Self {
+        Self { inner, of: Some((mesh, to)) }
+    }
+
+    fn heard(&mut self, first: First) {
+        if let Some((mesh, to)) = self.of.take() {
+            mesh.speakers.learn(to, first);
+        }
+    }
+}
+
+impl<T: Io> Io for Overheard<T> {
+    fn abort(&self) {
+        self.inner.abort();
+    }
+}
+
+impl<T: Io> AsyncRead for Overheard<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard(First::Caller);
+        }
+        read
+    }
+}
+
+impl<T: Io> AsyncWrite for Overheard<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !buf.is_empty() {
+            self.heard(First::Server);
+        }
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_heard_decides_how_long_the_next_caller_is_waited_for() {
+        let speakers = Speakers::default();
+        let [smtp, web] = ["10.0.0.1:25", "10.0.0.1:80"].map(|a| a.parse::<SocketAddr>().unwrap());
+        assert_eq!(speakers.patience(smtp), SILENCE);
+        speakers.learn(smtp, First::Server);
+        speakers.learn(web, First::Caller);
+        assert_eq!((speakers.patience(smtp), speakers.patience(web)), (Duration::ZERO, FIRST_BYTES));
+        speakers.learn(smtp, First::Caller);
+        assert_eq!(speakers.patience(smtp), FIRST_BYTES, "another moved in");
+    }
+
+    #[test]
+    fn so_many_destinations_are_remembered_and_no_more() {
+        let speakers = Speakers::default();
+        let at = |n: u32| SocketAddr::from((n.to_be_bytes(), 1));
+        (0..2 * MAX_KNOWN as u32 + 1).for_each(|n| speakers.learn(at(n), First::Server));
+        assert!(speakers.0.lock().unwrap().len() <= MAX_KNOWN);
+        assert_eq!(speakers.patience(at(2 * MAX_KNOWN as u32)), Duration::ZERO);
+    }
+}
