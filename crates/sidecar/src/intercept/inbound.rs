@@ -19,6 +19,7 @@ use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -63,7 +64,7 @@ impl Entering {
         let until = Instant::now() + FIRST_BYTES;
         let spoken = tokio::select! {
             biased;
-            spoken = timeout(SILENCE, stream.peek(&mut first)) => spoken,
+            spoken = timeout(self.patience(), stream.peek(&mut first)) => spoken,
             () = self.worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
         };
         match spoken {
@@ -76,6 +77,16 @@ impl Entering {
             }
             Ok(Ok(0) | Err(_)) => {} // it went away
             Ok(Ok(_)) | Err(_) => self.plain(stream).await,
+        }
+    }
+
+    /// Until a caller that says nothing is one that waits for the server: soon where there may be such a one at all. A peer's
+    /// first words may be late.
+    fn patience(&self) -> Duration {
+        match admit_plain(&self.worker.mesh, self.to.port()) {
+            Ok(target) if target.upstream.protocol == Protocol::Opaque => SILENCE,
+            Err(Fault::NoRoute) if passes_unknown(&self.worker.mesh) => SILENCE,
+            Ok(_) | Err(_) => FIRST_BYTES,
         }
     }
 
