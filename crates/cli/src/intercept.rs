@@ -19,7 +19,7 @@ use tool::{Nft, Xtables};
 /// init container's work.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Print the rules and change nothing; needs no permission.
+    /// Print the rules and change nothing; for `up` no permission is needed.
     #[arg(long, global = true)]
     dry_run: bool,
     /// Which tool puts the rules in. `auto`: nft, else whichever iptables there is; `down` and `status` look at all.
@@ -178,14 +178,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             tool::permitted()?;
             up(&rules, backend)?;
         }
-        Command::Down if arguments.dry_run => print!("{}", rehearsed_down(backend)?),
+        Command::Down if arguments.dry_run => {
+            tool::permitted()?; // what is there is read from the kernel
+            print!("{}", rehearsed_down(backend)?);
+        }
         Command::Down => {
             tool::permitted()?;
-            for tools in backend.all() {
-                down(&tools)?;
+            for (tools, down) in there(backend)? {
+                down.iter().try_for_each(|text| tools.load(text))?;
             }
         }
-        Command::Status => return status(backend),
+        Command::Status => {
+            tool::permitted()?;
+            return status(backend);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -194,7 +200,10 @@ fn up(rules: &Rules, backend: Backend) -> Result<()> {
     let tools = backend.one().with_context(|| backend.missing())?;
     // two sets of rules would redirect by whichever is asked first
     for other in Backend::Auto.all().iter().filter(|other| other.name() != tools.name()) {
-        down(other)?;
+        // one that does not work here has put nothing here
+        if let Ok(there) = other.there() {
+            there.iter().try_for_each(|text| other.load(text))?;
+        }
     }
     match &tools {
         Tools::Nft(nft) => nft.load(&nft_up(rules))?,
@@ -209,22 +218,17 @@ fn up(rules: &Rules, backend: Backend) -> Result<()> {
     Ok(())
 }
 
-fn down(tools: &Tools) -> Result<()> {
-    match tools {
-        Tools::Nft(nft) => {
-            if nft.table()?.is_some() {
-                nft.load(&nft_down())?;
-            }
-        }
-        Tools::Xtables(xtables) => {
-            for family in tool::families() {
-                if let Some(text) = iptables_down(&Jumps::of(&xtables.saved(family)?)) {
-                    xtables.restore(family, &text)?;
-                }
-            }
+/// What takes out what is there, by each tool that works here; of a tool that was named, why it does not.
+fn there(backend: Backend) -> Result<Vec<(Tools, Vec<Loaded>)>> {
+    let mut all = Vec::new();
+    for tools in backend.all() {
+        match tools.there() {
+            Ok(there) => all.push((tools, there)),
+            Err(_) if backend == Backend::Auto => {}
+            Err(e) => return Err(e),
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// What `up` would feed to the tool, where nothing of ours is there yet.
@@ -244,45 +248,25 @@ fn rehearsed(rules: &Rules, backend: Backend) -> String {
 
 /// What `down` would feed, by what is there.
 fn rehearsed_down(backend: Backend) -> Result<String> {
-    let mut text = String::new();
-    for tools in backend.all() {
-        match &tools {
-            Tools::Nft(nft) if nft.table()?.is_some() => text += &nft_down(),
-            Tools::Nft(_) => {}
-            Tools::Xtables(xtables) => {
-                for family in tool::families() {
-                    if let Some(down) = iptables_down(&Jumps::of(&xtables.saved(family)?)) {
-                        text += &format!("# {} --noflush\n{down}", xtables.program(family, "restore"));
-                    }
-                }
+    let mut printed = String::new();
+    for (tools, down) in there(backend)? {
+        for (family, text) in &down {
+            match &tools {
+                Tools::Nft(_) => printed += text,
+                Tools::Xtables(x) => printed += &format!("# {} --noflush\n{text}", x.program(*family, "restore")),
             }
         }
     }
-    Ok(text)
+    Ok(printed)
 }
 
 fn status(backend: Backend) -> Result<ExitCode> {
     let mut found = false;
-    for tools in backend.all() {
-        match &tools {
-            Tools::Nft(nft) => {
-                let Some(table) = nft.table()? else { continue };
-                println!("in place, by nft:\n{}", table.trim_end());
-                found = true;
-            }
-            Tools::Xtables(xtables) => {
-                for family in tool::families() {
-                    let saved = xtables.saved(family)?;
-                    let there = Jumps::of(&saved);
-                    if there.is_empty() {
-                        continue;
-                    }
-                    let whole = if there.is_whole() { "in place" } else { "in part (run `up` again, or `down`)" };
-                    println!("{whole}, by {}:", xtables.program(family, "restore"));
-                    saved.lines().filter(|line| line.contains("FUSEWIRE_")).for_each(|line| println!("{line}"));
-                    found = true;
-                }
-            }
+    for (tools, _) in there(backend)?.iter().filter(|(_, there)| !there.is_empty()) {
+        found = true;
+        match tools {
+            Tools::Nft(nft) => println!("in place, by nft:\n{}", nft.table()?.unwrap_or_default().trim_end()),
+            Tools::Xtables(xtables) => tool::families().into_iter().try_for_each(|family| shown(xtables, family))?,
         }
     }
     if !found {
@@ -291,7 +275,44 @@ fn status(backend: Backend) -> Result<ExitCode> {
     Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn shown(xtables: &Xtables, family: Family) -> Result<()> {
+    let saved = xtables.saved(family)?;
+    let state = match Jumps::of(&saved) {
+        there if there.is_whole() => "in place",
+        there if there.is_empty() => "not in place (run `up` again, or `down`)",
+        _ => "in part (run `up` again, or `down`)",
+    };
+    println!("{state}, by {}:", xtables.program(family, "restore"));
+    saved.lines().filter(|line| line.contains("FUSEWIRE_")).for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+/// What a tool is fed, and for which family where it has one of each.
+type Loaded = (Family, String);
+
 impl Tools {
+    /// What takes out what is there of ours; empty: nothing is.
+    fn there(&self) -> Result<Vec<Loaded>> {
+        let mut all = Vec::new();
+        match self {
+            Tools::Nft(nft) => all.extend(nft.table()?.map(|_| (Family::V4, nft_down()))),
+            Tools::Xtables(xtables) => {
+                for family in tool::families() {
+                    let down = iptables_down(&Jumps::of(&xtables.saved(family)?));
+                    all.extend(down.map(|text| (family, text)));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn load(&self, (family, text): &Loaded) -> Result<()> {
+        match self {
+            Tools::Nft(nft) => nft.load(text),
+            Tools::Xtables(xtables) => xtables.restore(*family, text),
+        }
+    }
+
     fn name(&self) -> String {
         match self {
             Tools::Nft(_) => "nft".into(),

@@ -127,7 +127,8 @@ impl Exchange {
         let mut exchange = Self::new(worker, direction, peer, protocol, request.headers());
         (exchange.facts, exchange.is_grpc) = (facts, is_grpc);
         exchange.is_head = request.method() == Method::HEAD;
-        exchange.limits = Limits::asked(direction, request.headers(), is_grpc, exchange.started);
+        exchange.limits =
+            Limits::asked(believed(direction, &exchange.peer), request.headers(), is_grpc, exchange.started);
         exchange
     }
 
@@ -149,7 +150,6 @@ impl Exchange {
         Self {
             worker: worker.clone(),
             direction,
-            peer,
             started,
             now: started,
             is_grpc: false,
@@ -174,7 +174,8 @@ impl Exchange {
             last: Outcome::IGNORED,
             bytes_in: 0,
             bytes_out: 0,
-            trace: Trace::begin(worker, direction, fields, started),
+            trace: Trace::begin(worker, believed(direction, &peer), fields, started),
+            peer,
             place: None,
             turn: None,
             facts: None,
@@ -464,6 +465,11 @@ impl Exchange {
             now: clock::unix_nanos(),
         }));
     }
+}
+
+/// Only a peer's sidecar is believed what sidecars say; a caller that came in without one says what applications may.
+fn believed(direction: Direction, peer: &Option<Arc<SpiffeId>>) -> Direction {
+    if peer.is_some() { direction } else { Direction::Outbound }
 }
 
 impl Drop for Exchange {

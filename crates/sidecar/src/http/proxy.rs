@@ -24,12 +24,13 @@ use std::sync::Arc;
 
 /// Never fails: what goes wrong becomes an answer with its reason.
 pub(crate) async fn proxy(connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ReplyBody> {
-    if connection.direction == Direction::Inbound && !connection.is_wire() {
+    let said_by = if connection.is_wire() { Direction::Inbound } else { Direction::Outbound };
+    if connection.direction != said_by {
         headers::strip_ours(request.headers_mut()); // believed from peers' sidecars alone (invariant 11)
     }
     let peer = connection.peer.clone();
     let mut exchange = Box::new(Exchange::begin(&connection.worker, connection.direction, peer, &request));
-    if let Err(fault) = check::request(&request, connection.direction, &connection.worker.mesh.settings.limits) {
+    if let Err(fault) = check::request(&request, said_by, &connection.worker.mesh.settings.limits) {
         exchange.decide(Ratio::DEFAULT, &request);
         return reply::own(exchange, &fault);
     }

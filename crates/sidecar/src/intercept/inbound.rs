@@ -20,6 +20,7 @@ use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -62,10 +63,9 @@ impl Entering {
     async fn come(self, stream: TcpStream) {
         let mut first = [0u8];
         let until = Instant::now() + FIRST_BYTES;
-        let patience = self.worker.mesh.speakers.patience(self.to);
         let spoken = tokio::select! {
             biased;
-            spoken = timeout(patience, stream.peek(&mut first)) => spoken,
+            spoken = timeout(self.patience(), stream.peek(&mut first)) => spoken,
             () = self.worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
         };
         match spoken {
@@ -82,6 +82,17 @@ impl Entering {
                 let io = Overheard::new(stream, self.worker.mesh.clone(), self.to);
                 self.bytes(io).await;
             }
+        }
+    }
+
+    /// Until a caller that says nothing is one that waits for the server, where there may be such a one at all. A peer's first
+    /// words may be late.
+    fn patience(&self) -> Duration {
+        let mesh = &self.worker.mesh;
+        match admit_plain(mesh, self.to.port()) {
+            Ok(_) => mesh.speakers.patience(self.to),
+            Err(Fault::NoRoute) if passes_unknown(mesh, self.to) => mesh.speakers.patience(self.to),
+            Err(_) => FIRST_BYTES,
         }
     }
 
