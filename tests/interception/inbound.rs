@@ -1,6 +1,6 @@
 //! Who calls the application.
 
-use crate::host::{SHOP, World, curl, talk};
+use crate::host::{GROUP, SHOP, World, curl, intercept, talk};
 
 fn plain(more: &str) -> String {
     format!("policies: {{default: {{plain: allow}}}}\n{}", SHOP.replace("  shop:\n", &format!("  shop:\n{more}")))
@@ -90,4 +90,39 @@ fn ports_that_the_mesh_does_not_know_are_refused_where_that_is_asked_for() {
     assert_eq!(curl(world.host(3), &["-k", "https://10.77.0.2:8084/"]).0, 0);
     world.intercept(2, &["--include-inbound-ports", "8080,15008"]);
     assert_eq!(curl(world.host(3), &["-k", "https://10.77.0.2:8084/"]).0, 200, "not included: straight to it");
+}
+
+/// Redirection comes before the kernel decides what is for this machine at all.
+#[test]
+fn what_is_for_another_machine_or_for_loopback_is_not_let_in_by_the_redirection() {
+    let world = World::new(SHOP);
+    world.intercept(2, &[]);
+    let other = world.host(3);
+    assert_eq!(curl(other, &["http://10.77.0.2:8080/known"]).0, 403, "the way is there, and strict");
+    other.told("ip", &["route", "add", "10.99.0.1", "via", "10.77.0.2"]);
+    // a neighbour whose own loopback is out of the way can send packets for ours
+    for command in [
+        "ip addr del 127.0.0.1/8 dev lo",
+        "ip route add 127.0.0.1/32 via 10.77.0.2",
+        "sysctl -qw net.ipv4.conf.all.route_localnet=1",
+    ] {
+        other.told("sh", &["-c", command]);
+    }
+    let nobody_gets_in = || {
+        for address in ["10.99.0.1:8080", "10.99.0.1:8081", "127.0.0.1:8080", "127.0.0.1:8083"] {
+            let answer = curl(other, &["--max-time", "2", &format!("http://{address}/elsewhere")]);
+            assert_eq!(answer.0, 0, "{address}: {answer:?}");
+        }
+    };
+    nobody_gets_in();
+    assert_eq!(world.metric(2, "fusewire_intercept_refused_total"), 0.0, "the rules leave them alone");
+    // rules of other making may not: then the sidecar refuses them
+    let rules = intercept(world.host(2), &["--dry-run", "up", "--gid", &GROUP.to_string()]);
+    let open: Vec<&str> = rules.lines().filter(|l| !l.contains("fib daddr") && !l.contains("127.0.0.0/8")).collect();
+    let file = world.dir.path().join("open.nft");
+    std::fs::write(&file, open.join("\n") + "\n").unwrap();
+    world.host(2).told("nft", &["-f", file.to_str().unwrap()]);
+    nobody_gets_in();
+    assert!(world.metric(2, "fusewire_intercept_refused_total") >= 4.0, "they came to it");
+    assert!(World::log_of(&world.shop).iter().all(|line| line["path"] != "/elsewhere"));
 }

@@ -75,7 +75,7 @@ fn a_service_whose_server_speaks_first_needs_no_configuration() {
     }
     eventually("they came by the mesh", || {
         let came = World::log_of(&world.shop);
-        came.iter().filter(|line| line["peer"] == "spiffe://fusewire.local/web" && line["protocol"] == "tcp").count()
+        came.iter().filter(|line| line["peer"] == "spiffe://fusewire.local/web" && line["method"] == "CONNECT").count()
             == 5
     });
 }

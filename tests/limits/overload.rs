@@ -10,7 +10,7 @@ use h2::client::SendRequest;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
-use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 const CALLERS: u32 = 20;
 const WORKERS: u32 = 10;
@@ -83,6 +83,7 @@ type Seconds = Arc<Mutex<Vec<(u32, u32)>>>;
 async fn load(clients: &[SendRequest<Bytes>], a_second: u32, seconds: u64, enough: impl Fn(u64, u32) -> bool) -> u32 {
     let (began, seen) = (Instant::now(), Seconds::default());
     let mut pace = interval(Duration::from_secs(1) / a_second);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut looked, mut good) = (0, 0);
     for client in clients.iter().cycle() {
         let now = pace.tick().await;
@@ -90,8 +91,8 @@ async fn load(clients: &[SendRequest<Bytes>], a_second: u32, seconds: u64, enoug
         // the requests of a second are over when the patience of its last is
         let over = (PATIENCE * TRIES).as_secs() + 1;
         if second > looked + over {
-            let (answered, all) = seen.lock().unwrap()[looked as usize];
-            good = answered * 100 / all;
+            let (answered, all) = seen.lock().unwrap().get(looked as usize).copied().unwrap_or_default();
+            good = answered * 100 / all.max(1);
             if enough(looked, good) || looked == seconds {
                 break;
             }

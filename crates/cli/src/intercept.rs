@@ -198,14 +198,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn up(rules: &Rules, backend: Backend) -> Result<()> {
     let tools = backend.one().with_context(|| backend.missing())?;
-    // two sets of rules would redirect by whichever is asked first
+    // two sets of rules would redirect by whichever is asked first; and one tool may be another by name only
+    let mut removed = false;
     for other in Backend::Auto.all().iter().filter(|other| other.name() != tools.name()) {
         // one that does not work here has put nothing here
-        if let Ok(there) = other.there() {
-            there.iter().try_for_each(|text| other.load(text))?;
+        for text in other.there().unwrap_or_default() {
+            other.load(&text)?;
+            removed = true;
         }
     }
-    match &tools {
+    let loaded = load(&tools, rules);
+    if removed {
+        return loaded.context("what another tool had put in was taken out before: nothing is redirected now");
+    }
+    loaded
+}
+
+fn load(tools: &Tools, rules: &Rules) -> Result<()> {
+    match tools {
         Tools::Nft(nft) => nft.load(&nft_up(rules))?,
         Tools::Xtables(xtables) => {
             for family in tool::families() {

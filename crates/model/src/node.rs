@@ -140,7 +140,7 @@ pub struct InboundListener {
 /// an address of 240.0.0.0/8, at which the outbound listener for intercepted connections knows it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// `listen`: ip:port, or a list, for UDP and TCP. Redirection leads to loopback: 127.0.0.1, and [::1] where there is IPv6.
+    /// `listen`: ip:port, or a list, for UDP and TCP. Redirection leads to loopback: 127.0.0.1, and `[::1]` where there is IPv6.
     pub listen: Vec<SocketAddr>,
     /// `upstream`: who is asked first, in this order; at most 3. Default those of `/etc/resolv.conf`.
     pub upstream: Vec<SocketAddr>,
@@ -150,9 +150,9 @@ pub struct Dns {
 /// destination is such a listener itself is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intercept {
-    /// `outbound`: ip:port, or a list. REDIRECT leads to loopback: 127.0.0.1, and [::1] where there is IPv6.
+    /// `outbound`: ip:port, or a list. REDIRECT leads to loopback: 127.0.0.1, and `[::1]` where there is IPv6.
     pub outbound: Vec<SocketAddr>,
-    /// `inbound`: ip:port, or a list. REDIRECT leads to the address that the connection came in by: 0.0.0.0, and [::] for both
+    /// `inbound`: ip:port, or a list. REDIRECT leads to the address that the connection came in by: 0.0.0.0, and `[::]` for both
     /// families. What comes without mTLS is let in where the service's policy says `plain: allow` and the service names no
     /// `allow`.
     pub inbound: Vec<SocketAddr>,

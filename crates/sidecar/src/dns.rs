@@ -2,8 +2,8 @@
 //!
 //! Port 53 of the workload is redirected here, or the application's resolver is told this address; `resolv.conf` stays as
 //! it is. Decides who answers: what the resolver upstream knows is its to answer, byte for byte. Only where that has no
-//! such name, or does not answer, and the mesh has it, the answer is a virtual address ([`book`]), which the outbound
-//! listener knows again. It deliberately does not cache what upstream said, validates nothing, and listens to the workload
+//! such name, or does not answer for now, and the mesh has it, the answer is a virtual address ([`book`]), which the
+//! outbound listener knows again. It deliberately does not cache what upstream said, validates nothing, and listens to the workload
 //! alone: it is no resolver for others.
 //!
 //! Invariants: at most [`MAX_QUESTIONS`] are being answered at once and [`MAX_CONNECTIONS`] TCP connections are open, each
@@ -14,6 +14,7 @@ mod book;
 mod forward;
 
 use crate::fault::Fault;
+use crate::intercept;
 use crate::mesh::Mesh;
 use answer::{Asked, Verdict};
 pub(crate) use book::{Book, FILE, is_virtual};
@@ -32,7 +33,8 @@ const MAX_QUESTIONS: usize = 512;
 const MAX_CONNECTIONS: usize = 64;
 /// A connection on which nothing is asked (RFC 7766, section 6.2.3: seconds).
 const IDLE: Duration = Duration::from_secs(10);
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// For the control plane's word on a name. Resolvers ask again after five seconds.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// After a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The largest message that EDNS speaks of.
@@ -69,7 +71,7 @@ pub(crate) async fn run(mesh: Arc<Mesh>, sockets: Vec<Sockets>) {
     let own: Vec<SocketAddr> = sockets.iter().filter_map(|s| s.address().ok()).collect();
     let upstream = match mesh.settings.dns.as_ref().map(|dns| dns.upstream.clone()) {
         Some(named) if !named.is_empty() => named,
-        _ => forward::servers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+        _ => forward::of_this_host(),
     };
     let upstream: Arc<[SocketAddr]> = upstream.into_iter().filter(|server| !own.contains(server)).collect();
     if upstream.is_empty() {
@@ -146,40 +148,58 @@ async fn answered(mesh: &Mesh, question: &[u8], way: Way, upstream: &[SocketAddr
         Asked::Address { name, .. } => Some(name.as_str()),
         Asked::Other => None,
     };
-    // one that has its address already is not asked for again upstream: it stays what it is
-    if let Some(name) = name.filter(|name| mesh.book.has(name))
-        && let Some(answer) = own(mesh, &asked, question, name).await
+    let now = mesh.clock.now();
+    // what upstream has denied a moment ago is not asked for again
+    if let Some(name) = name.filter(|name| mesh.book.is_denied(name, now))
+        && let Known::Yes = known(mesh, name).await
     {
-        return Some(answer);
+        return Some(own(mesh, &asked, question, name));
     }
     let said = forward::ask(question, way, upstream).await;
     let verdict = said.as_deref().map_or(Verdict::Failed, Verdict::of);
-    if verdict != Verdict::Known
-        && let Some(name) = name
-        && let Some(answer) = own(mesh, &asked, question, name).await
-    {
-        return Some(answer);
+    if let Some(name) = name.filter(|_| verdict != Verdict::Known) {
+        match known(mesh, name).await {
+            Known::Yes => {
+                let answer = own(mesh, &asked, question, name);
+                if verdict == Verdict::NoSuchName {
+                    mesh.book.deny(name, mesh.clock.now());
+                }
+                return Some(answer);
+            }
+            // it may exist: to say that it does not would be kept by resolvers. But where nobody can be asked, names outside
+            // the mesh must go on as they would without it
+            Known::Unsaid if !intercept::is_away(mesh) => {
+                mesh.metrics.dns("failed");
+                return Some(answer::failed(question));
+            }
+            Known::Unsaid | Known::No => {}
+        }
     }
-    let outcome = if said.is_some() { "forwarded" } else { "failed" };
-    mesh.metrics.dns(outcome);
+    mesh.metrics.dns(if said.is_some() { "forwarded" } else { "failed" });
     Some(said.unwrap_or_else(|| answer::failed(question)))
 }
 
-/// The mesh's own answer; `None` where it has no such name.
-async fn own(mesh: &Mesh, asked: &Asked, question: &[u8], name: &str) -> Option<Vec<u8>> {
-    let known = mesh.directory.authority(mesh, name, mesh.clock.now()).await;
-    match known {
-        Ok(_) => {}
-        // it may exist: to say that it does not would be kept by resolvers
-        Err(Fault::DiscoveryTimeout) => {
-            mesh.metrics.dns("failed");
-            return Some(answer::failed(question));
-        }
-        Err(_) => return None,
+/// Whether the mesh has a name.
+enum Known {
+    Yes,
+    No,
+    Unsaid,
+}
+
+async fn known(mesh: &Mesh, name: &str) -> Known {
+    let patience = if intercept::is_away(mesh) { Duration::ZERO } else { PATIENCE };
+    match tokio::time::timeout(patience, mesh.directory.authority(mesh, name, mesh.clock.now())).await {
+        Ok(Ok(_)) => Known::Yes,
+        Ok(Err(Fault::DiscoveryTimeout)) | Err(_) => Known::Unsaid,
+        Ok(Err(_)) => Known::No,
     }
+}
+
+/// The mesh's own answer.
+fn own(mesh: &Mesh, asked: &Asked, question: &[u8], name: &str) -> Vec<u8> {
     mesh.metrics.dns("mesh");
-    Some(match mesh.book.address(name) {
+    match mesh.book.address(name) {
         Some(address) => asked.answer(question, address),
         None => answer::failed(question),
-    })
+    }
 }

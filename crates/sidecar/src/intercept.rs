@@ -48,6 +48,7 @@ fn destination(mesh: &Mesh, stream: &TcpStream, inbound: bool) -> Option<SocketA
     };
     let why = match original_destination(stream) {
         Ok(to) if is_own(mesh, to, local, inbound) => "its destination is this listener",
+        Ok(to) if inbound && !is_here(to.ip()) => "it came in for another machine, or for loopback from outside",
         Ok(_) if mesh.passing.has(peer) => {
             "it is the sidecar's own, which the rules must leave alone (fusewire intercept up --uid, --gid or --mark)"
         }
@@ -62,6 +63,12 @@ fn destination(mesh: &Mesh, stream: &TcpStream, inbound: bool) -> Option<SocketA
     None
 }
 
+/// Whether it is an address of this machine that others reach it by: redirection comes before the kernel's own checks. The
+/// kernel says so by letting a socket have it.
+fn is_here(ip: IpAddr) -> bool {
+    !ip.is_loopback() && !ip.is_unspecified() && std::net::UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// Whether a connection to `to` comes to one of our own listeners for redirected ones. Inbound every destination is an
 /// address of this machine.
 fn is_own(mesh: &Mesh, to: SocketAddr, local: SocketAddr, inbound: bool) -> bool {
@@ -70,13 +77,21 @@ fn is_own(mesh: &Mesh, to: SocketAddr, local: SocketAddr, inbound: bool) -> bool
     to == local || listeners.any(|l| l.port() == to.port() && (inbound || to.ip().is_loopback() || l.ip() == to.ip()))
 }
 
-/// What `asked` says, and no answer where it is not there soon and there is nobody to give it.
-async fn unless_away<T>(mesh: &Mesh, asked: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    let away = mesh.metrics.config_connected.get() == 0 && !mesh.snapshot.load().version.is_empty();
-    if !away {
+/// Whether there is nobody to ask. Before the first configuration that is no excuse: what the policy wants is not known.
+pub(crate) fn is_away(mesh: &Mesh) -> bool {
+    mesh.metrics.config_connected.get() == 0 && !mesh.snapshot.load().version.is_empty()
+}
+
+/// What `asked` says. A control plane that is away cuts nobody off from what the mesh never knew, and is not waited for long;
+/// one that is slow is waited for, and what it does not say in time is not sent in clear instead.
+pub(crate) async fn unless_away<T>(mesh: &Mesh, asked: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    if !is_away(mesh) {
         return asked.await;
     }
-    tokio::time::timeout(AWAY, asked).await.unwrap_or(Err(Fault::DiscoveryTimeout))
+    match tokio::time::timeout(AWAY, asked).await {
+        Ok(Err(Fault::DiscoveryTimeout)) | Err(_) => Err(Fault::NoRoute),
+        Ok(said) => said,
+    }
 }
 
 /// Whether a connection to `to`, which means nothing to the mesh, goes on there. Nobody is at a virtual address: its name has left

@@ -191,7 +191,9 @@ impl Route {
 
     /// Where it leads to one service whatever is asked, that one.
     pub(crate) fn only(&self) -> Option<Arc<Upstream>> {
-        self.rules.first()?.upstreams.first()?.clone()
+        let [RouteRule { rule, upstreams, .. }] = self.rules.as_slice() else { return None };
+        let [upstream] = upstreams.as_slice() else { return None };
+        upstream.clone().filter(|_| rule.matches == Match::default())
     }
 
     /// The first rule that matches, and the backend that `random` falls on.

@@ -46,6 +46,16 @@ fn healthy() -> Vec<Case> {
             let work = |_, random: &mut Random| random.erlang4(0.005);
             Sim::run(Plan { parked: (100, 30.0), rate: &|_| 100.0, work: &work, seed, ..Plan::default() })
         }),
+        Case::new("H3b", "the same, where every second caller has left before its answer", Band::AtMost(0.0), || {
+            let work = |_, random: &mut Random| random.erlang4(0.05);
+            let callers = Callers { patience: 0.045, attempts: 1, pays: Pays::Nothing };
+            let of = |seed| {
+                let plan =
+                    Plan { parked: (300, 30.0), rate: &|_| 100.0, work: &work, callers, seed, ..Plan::default() };
+                Sim::run(plan).refused as f64
+            };
+            Measured::of((1..=8).map(of).fold(0.0, f64::max))
+        }),
         harmed("H4", "a ramp to 80 % of 20 workers", |seed| ramp(20, 160.0, seed)),
         harmed("H4b", "a ramp to 80 % of 50 workers", |seed| ramp(50, 400.0, seed)),
         harmed("H5", "pauses of 200 ms every 5 s, half loaded", |seed| pauses(250.0, seed)),

@@ -123,7 +123,7 @@ fn remedy(said: &str) -> &'static str {
         "this kernel lacks a part of nftables: load nft_chain_nat, nft_redir and nf_conntrack on the node (Linux 5.2 or newer), or \
          use --backend iptables"
     } else {
-        "nothing was changed"
+        "none of these rules are in force"
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
             ("Error: Could not process rule: Operation not permitted", "CAP_NET_ADMIN"),
             ("iptables-restore v1.8.9 (legacy): can't initialize iptables table `nat'", "iptable_nat"),
             ("/dev/stdin:5:3-4: Error: Could not process rule: No such file or directory", "nft_chain_nat"),
-            ("something else", "nothing was changed"),
+            ("something else", "none of these rules"),
         ] {
             assert!(remedy(said).contains(wanted), "{said}: {}", remedy(said));
         }

@@ -35,8 +35,9 @@ pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarS
     let alone = control.is_none();
     let outbound = fields.get("outbound").map(|c| outbounds(&c, alone, &mut listeners, draft)).unwrap_or_default();
     let inbound = fields.get("inbound").map(|c| inbound(&c, &mut listeners));
-    let dns = fields.get("dns").and_then(|c| dns::dns(&c, &mut listeners));
     let intercept = fields.get("intercept").map(|c| intercept::intercept(&c, &mut listeners));
+    let takes = intercept.as_ref().is_some_and(|intercept| !intercept.outbound.is_empty());
+    let dns = fields.get("dns").and_then(|c| dns::dns(&c, takes, &mut listeners));
     let peers = Peers { control: control.is_some(), inbound: inbound.as_ref().map(|i| i.as_ref().map(|i| i.listen)) };
     let register = fields.get("register").and_then(|c| register::register(&c, &peers));
     let zone = fields.get("zone").and_then(|c| c.parse("1..253 characters", register::zone));

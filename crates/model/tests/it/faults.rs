@@ -498,6 +498,9 @@ fn sidecars_say_what_is_allowed() {
         r"sidecar: {inbound: 127.0.0.1:1, intercept: {outbound: [127.0.0.1:1, local], inbound: 127.0.0.1:2, unknown: drop, x: 1}}",
         r"sidecar: {intercept: {unknown: allow}}",
         r"sidecar: {intercept: on}",
+        r"sidecar: {dns: 127.0.0.1:53}",
+        r"sidecar: {intercept: {outbound: 127.0.0.1:1}, dns: {listen: [0.0.0.0:53, nowhere], upstream: [a, 1.1.1.1, 2.2.2.2, 3.3.3.3]}}",
+        r"sidecar: {intercept: {outbound: 127.0.0.1:1}, dns: {upstream: 1.1.1.1, x: 1}}",
         r"sidecar: {forwarded: drop, limits: {connections: 0, header_bytes: 65537, header_count: 9, target_bytes: 60001, header_timeout: 1ms, idle_timeout: 25h, body_timeout: 0s, bodies: 1}}",
     ];
     expect![[r#"
@@ -557,6 +560,16 @@ fn sidecars_say_what_is_allowed() {
         mesh.yaml:1:22: sidecar.intercept: must name a listener (add `outbound: 127.0.0.1:15001` or `inbound: 0.0.0.0:15006`)
         --
         mesh.yaml:1:22: sidecar.intercept: must be a mapping such as {outbound: 127.0.0.1:15001, inbound: 0.0.0.0:15006}, got "on"
+        --
+        mesh.yaml:1:16: sidecar.dns: its addresses lead nowhere without `intercept.outbound` (add `intercept: {outbound: 127.0.0.1:15001}`)
+        --
+        mesh.yaml:1:62: sidecar.dns.listen[0]: must be a loopback address, got 0.0.0.0 (listen on 127.0.0.1 and [::1])
+        mesh.yaml:1:74: sidecar.dns.listen[1]: must be ip:port, such as 127.0.0.1:15001, got "nowhere"
+        mesh.yaml:1:94: sidecar.dns.upstream: must name at most 3 resolvers, got 4
+        mesh.yaml:1:95: sidecar.dns.upstream[0]: must be an IP address or ip:port, such as 10.0.0.10, got "a"
+        --
+        mesh.yaml:1:52: sidecar.dns.listen: must be given: ip:port, such as 127.0.0.1:15053
+        mesh.yaml:1:72: sidecar.dns.x: unknown key (known here: listen, upstream)
         --
         mesh.yaml:1:22: sidecar.forwarded: must be append | replace | remove | keep, got "drop"
         mesh.yaml:1:50: sidecar.limits.connections: must be 1..1000000, got 0

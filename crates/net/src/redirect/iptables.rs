@@ -3,7 +3,7 @@
 //! A rule for each port and network instead of `multiport`, which takes no more than 15, and is one more thing that a
 //! kernel may lack.
 
-use super::{Cidr, Family, Owner, PortRange, Ports, Rules};
+use super::{Cidr, Family, Owner, PortRange, Ports, Rules, VIRTUAL};
 use std::fmt::Write;
 
 /// In the order in which they can be taken out: who jumps goes before who is jumped to.
@@ -52,6 +52,10 @@ pub fn iptables_up(rules: &Rules, family: Family, there: &Jumps) -> String {
         let _ = writeln!(text, "-A {chain} {rule}");
     };
     add("FUSEWIRE_INBOUND", "-i lo -j RETURN");
+    if family == Family::V4 {
+        add("FUSEWIRE_INBOUND", "-d 127.0.0.0/8 -j RETURN");
+    }
+    add("FUSEWIRE_INBOUND", "-m addrtype ! --dst-type LOCAL -j RETURN");
     except_ports(&rules.inbound, &mut |rule| add("FUSEWIRE_INBOUND", &rule));
     add("FUSEWIRE_INBOUND", "-j FUSEWIRE_INBOUND_PORTS");
     redirect(&rules.inbound, rules.inbound_port, &mut |rule| add("FUSEWIRE_INBOUND_PORTS", &rule));
@@ -64,6 +68,9 @@ pub fn iptables_up(rules: &Rules, family: Family, there: &Jumps) -> String {
             add("FUSEWIRE_DNS", &owned(*owner));
         }
         add("FUSEWIRE_DNS", &format!("-p udp -j REDIRECT --to-ports {port}"));
+        if family == Family::V4 {
+            add("FUSEWIRE_OUTBOUND", &format!("-d {VIRTUAL} -p tcp -j REDIRECT --to-ports {}", rules.outbound_port));
+        }
     }
     add("FUSEWIRE_OUTBOUND", "-o lo -j RETURN");
     let v4 = family == Family::V4;

@@ -5,6 +5,9 @@
 //! (systemd's is). What is excluded wins over what is included. It deliberately runs nothing and reads
 //! nothing of the machine: the same settings are the same text.
 //!
+//! What comes in for another address than this machine's own is left alone, and so is what comes from outside for 127.0.0.0/8: the
+//! kernel drops that, and a redirection would let it in.
+//!
 //! Loopback is left alone in both directions: an application that calls its own address reaches itself, and the way from a
 //! sidecar to its application cannot come back to the sidecar.
 //!
@@ -18,6 +21,9 @@ mod set;
 pub use iptables::{Jumps, iptables_down, iptables_up};
 pub use nft::{TABLE, nft_down, nft_up};
 pub use set::{Cidr, PortRange};
+
+/// Where names that exist only in the mesh have their addresses; redirected whatever is excluded, for nobody else is there.
+const VIRTUAL: &str = "240.0.0.0/8";
 
 /// What `fusewire intercept up` was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! For `nft -f -`. One transaction: the table is there before, or as it should be after, and never half.
 
-use super::{Cidr, Owner, PortRange, Ports, Rules};
+use super::{Cidr, Owner, PortRange, Ports, Rules, VIRTUAL};
 use std::fmt::{Display, Write};
 
 /// Ours, for both families.
@@ -17,6 +17,9 @@ pub fn nft_up(rules: &Rules) -> String {
     line(2, "type nat hook prerouting priority -100; policy accept;");
     line(2, "meta l4proto != tcp return");
     line(2, "iifname \"lo\" return");
+    for elsewhere in ["ip daddr 127.0.0.0/8", "fib daddr type != local"] {
+        line(2, &format!("{elsewhere} return"));
+    }
     by_port(&rules.inbound, &mut |rule| line(2, &rule));
     line(2, &format!("meta l4proto tcp redirect to :{}", rules.inbound_port));
     line(1, "}");
@@ -31,6 +34,7 @@ pub fn nft_up(rules: &Rules) -> String {
     if let Some(port) = rules.dns_port {
         line(2, &format!("meta l4proto {{ tcp, udp }} th dport 53 redirect to :{port}"));
         line(2, "meta l4proto != tcp return");
+        line(2, &format!("ip daddr {VIRTUAL} meta l4proto tcp redirect to :{}", rules.outbound_port));
     }
     line(2, "oifname \"lo\" return");
     by_address(rules, &mut |rule| line(2, &rule));

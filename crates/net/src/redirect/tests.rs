@@ -43,6 +43,8 @@ fn nft_without_wishes() {
                 type nat hook prerouting priority -100; policy accept;
                 meta l4proto != tcp return
                 iifname "lo" return
+                ip daddr 127.0.0.0/8 return
+                fib daddr type != local return
                 meta l4proto tcp redirect to :15006
             }
             chain outbound {
@@ -68,6 +70,8 @@ fn nft_with_every_wish() {
                 type nat hook prerouting priority -100; policy accept;
                 meta l4proto != tcp return
                 iifname "lo" return
+                ip daddr 127.0.0.0/8 return
+                fib daddr type != local return
                 tcp dport { 22, 15020 } return
                 tcp dport != { 80, 8000-8010 } return
                 meta l4proto tcp redirect to :15006
@@ -79,6 +83,7 @@ fn nft_with_every_wish() {
                 meta mark 0x539 return
                 meta l4proto { tcp, udp } th dport 53 redirect to :15053
                 meta l4proto != tcp return
+                ip daddr 240.0.0.0/8 meta l4proto tcp redirect to :15001
                 oifname "lo" return
                 ip daddr { 10.9.9.9/32 } return
                 ip6 daddr { fd00::9/128 } return
@@ -108,6 +113,8 @@ fn iptables_without_wishes() {
         :FUSEWIRE_INBOUND_PORTS - [0:0]
         :FUSEWIRE_DNS - [0:0]
         -A FUSEWIRE_INBOUND -i lo -j RETURN
+        -A FUSEWIRE_INBOUND -d 127.0.0.0/8 -j RETURN
+        -A FUSEWIRE_INBOUND -m addrtype ! --dst-type LOCAL -j RETURN
         -A FUSEWIRE_INBOUND -j FUSEWIRE_INBOUND_PORTS
         -A FUSEWIRE_INBOUND_PORTS -p tcp -j REDIRECT --to-ports 15006
         -A FUSEWIRE_OUTBOUND -m owner --uid-owner 1337 -j RETURN
@@ -131,6 +138,7 @@ fn ip6tables_with_every_wish() {
         :FUSEWIRE_INBOUND_PORTS - [0:0]
         :FUSEWIRE_DNS - [0:0]
         -A FUSEWIRE_INBOUND -i lo -j RETURN
+        -A FUSEWIRE_INBOUND -m addrtype ! --dst-type LOCAL -j RETURN
         -A FUSEWIRE_INBOUND -p tcp --dport 22 -j RETURN
         -A FUSEWIRE_INBOUND -p tcp --dport 15020 -j RETURN
         -A FUSEWIRE_INBOUND -j FUSEWIRE_INBOUND_PORTS

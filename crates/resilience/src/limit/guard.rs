@@ -241,8 +241,7 @@ impl QueueGuard {
     fn done(&mut self, ticket: Ticket, in_vain: u64, now: Time) {
         self.leave();
         if !self.settling {
-            self.window.completed += 1;
-            self.window.in_vain += in_vain;
+            self.window.complete(now.since(ticket.dispatched), in_vain);
             if self.phase != Phase::Engaged || ticket.dispatched >= self.sample_from {
                 self.window.sample(now.since(ticket.dispatched));
             }
@@ -289,15 +288,14 @@ impl QueueGuard {
         self.window.in_vain * 3 >= self.window.completed.max(1)
     }
 
-    /// How much longer than at their best requests took; where it works in vain, than usual on average, by Little's law:
-    /// samples are only those that were answered.
+    /// How much longer than at their best requests took. Where it works in vain, also how much longer than usual all stayed
+    /// on average, and not only those that are samples: what waits longest was sent before the last cut.
     fn queueing(&self, measured: Measured) -> u64 {
         let lower_quartile = self.baseline.queueing(measured.low);
         if !self.works_in_vain() {
             return lower_quartile;
         }
-        let stay = f64::from(self.inflight) / measured.rate.max(0.1) * 1e9;
-        lower_quartile.max(self.baseline.beyond_mean(stay as u64))
+        lower_quartile.max(self.baseline.beyond_mean(self.window.mean_stay()))
     }
 
     fn hit(&mut self, now: Time) {

@@ -19,6 +19,8 @@ pub(super) struct Window {
     pub(super) completed: u64,
     /// Of those: nobody waited for them any more.
     pub(super) in_vain: u64,
+    /// How long those stayed, nanoseconds in all.
+    stayed: u128,
     pub(super) began: Time,
     /// Most in flight.
     pub(super) peak: u32,
@@ -46,6 +48,7 @@ impl Window {
             sum: 0,
             completed: 0,
             in_vain: 0,
+            stayed: 0,
             began: now,
             peak: inflight,
             limit_hit: false,
@@ -53,7 +56,8 @@ impl Window {
     }
 
     pub(super) fn restart(&mut self, now: Time, inflight: u32) {
-        (self.len, self.stride, self.samples, self.sum, self.completed, self.in_vain) = (0, 1, 0, 0, 0, 0);
+        (self.len, self.stride, self.samples, self.sum, self.completed) = (0, 1, 0, 0, 0);
+        (self.in_vain, self.stayed) = (0, 0);
         (self.began, self.peak, self.limit_hit) = (now, inflight, false);
     }
 
@@ -73,6 +77,18 @@ impl Window {
         }
         self.samples += 1;
         self.sum += u128::from(latency);
+    }
+
+    /// An answer, whether it is a sample or not.
+    pub(super) fn complete(&mut self, stayed: Duration, in_vain: u64) {
+        self.completed += 1;
+        self.in_vain += in_vain;
+        self.stayed += u128::from(nanos(stayed));
+    }
+
+    /// How long those that were answered stayed on average, also those that are no samples.
+    pub(super) fn mean_stay(&self) -> u64 {
+        (self.stayed / u128::from(self.completed.max(1))) as u64
     }
 
     /// `None` without a sample.

@@ -8,7 +8,7 @@ use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use std::net::Ipv4Addr;
 
 /// A virtual address stays what it is; but its service may leave the mesh.
-const TTL: u32 = 30;
+pub(super) const TTL: u32 = 30;
 
 /// The shortest message.
 const HEADER: usize = 12;

@@ -8,6 +8,8 @@
 //! never takes one back: a name that returns finds its own. Invariant: at most [`MAX_NAMES`], and every one of them was a
 //! name of the mesh.
 
+use super::answer::TTL;
+use fusewire_resilience::Time;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::hash::Hasher;
@@ -16,7 +18,10 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+/// How long upstream's word that a name does not exist is believed: as long as our own answer.
+const DENIED: Duration = Duration::from_secs(TTL as u64);
 /// Beyond it a name has no address, and is not found.
 const MAX_NAMES: usize = 65_536;
 pub(crate) const FILE: &str = "virtual-addresses";
@@ -30,10 +35,16 @@ pub(crate) struct Book(Mutex<Pages>);
 
 #[derive(Default)]
 struct Pages {
-    by_name: HashMap<Arc<str>, Ipv4Addr>,
+    by_name: HashMap<Arc<str>, Entry>,
     by_address: HashMap<Ipv4Addr, Arc<str>>,
     /// Lines of `address name`, the later below.
     file: Option<File>,
+}
+
+struct Entry {
+    address: Ipv4Addr,
+    /// When upstream last said that there is no such name.
+    denied: Option<Time>,
 }
 
 impl Book {
@@ -69,15 +80,25 @@ impl Book {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.pages().by_name.contains_key(name)
+    /// Upstream says that there is no such name.
+    pub(crate) fn deny(&self, name: &str, now: Time) {
+        let mut pages = self.pages();
+        if let Some(entry) = pages.by_name.get_mut(name) {
+            entry.denied = Some(now);
+        }
+    }
+
+    /// Whether it said so not long ago.
+    pub(crate) fn is_denied(&self, name: &str, now: Time) -> bool {
+        let denied = self.pages().by_name.get(name).and_then(|entry| entry.denied);
+        denied.is_some_and(|then| now.since(then) < DENIED)
     }
 
     /// The name's address, for good; `None`: there are too many.
     pub(crate) fn address(&self, name: &str) -> Option<Ipv4Addr> {
         let mut pages = self.pages();
-        if let Some(address) = pages.by_name.get(name) {
-            return Some(*address);
+        if let Some(entry) = pages.by_name.get(name) {
+            return Some(entry.address);
         }
         if pages.by_name.len() >= MAX_NAMES {
             return None;
@@ -111,7 +132,7 @@ impl Pages {
 
     fn write(&mut self, name: &str, address: Ipv4Addr) {
         let name: Arc<str> = name.into();
-        self.by_name.insert(name.clone(), address);
+        self.by_name.insert(name.clone(), Entry { address, denied: None });
         self.by_address.insert(address, name);
     }
 }
@@ -162,6 +183,17 @@ mod tests {
     }
 
     #[test]
+    fn that_a_name_does_not_exist_outside_is_believed_for_half_a_minute() {
+        let (book, second) = (Book::default(), |n: u64| Time(n * 1_000_000_000));
+        book.deny("shop", second(1));
+        assert!(!book.is_denied("shop", second(1)), "it has no address");
+        book.address("shop");
+        assert!(!book.is_denied("shop", second(1)), "nobody said so");
+        book.deny("shop", second(1));
+        assert!(book.is_denied("shop", second(30)) && !book.is_denied("shop", second(31)));
+    }
+
+    #[test]
     fn names_that_fall_on_one_place_have_each_their_own_and_keep_it_over_a_restart() {
         let dir = std::env::temp_dir().join(format!("fusewire-book-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
@@ -173,10 +205,10 @@ mod tests {
         let shop = book.address("shop").unwrap();
         assert_eq!(shop, address(place("shop") + 1));
         assert_eq!(book.name(taken).as_deref(), Some("older"));
-        assert!(!book.has("twice") && !book.has("not-virtual"));
+        assert_eq!(book.address("twice"), Some(address(place("twice"))), "an address has one name");
         drop(book);
         let book = Book::open(Some(&dir)).unwrap();
-        assert_eq!((book.has("shop"), book.address("shop")), (true, Some(shop)));
+        assert_eq!((book.name(shop).as_deref(), book.address("shop")), (Some("shop"), Some(shop)));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

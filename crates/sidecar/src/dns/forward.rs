@@ -61,8 +61,27 @@ async fn tcp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
     if is_answer_to(&said, question) { Ok(said) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
+/// Those that programs here ask. A resolver on this machine would have its own questions redirected to us, and ask us in turn;
+/// where it is systemd's, it says whom it asks.
+pub(super) fn of_this_host() -> Vec<SocketAddr> {
+    let read = |path| servers(&std::fs::read_to_string(path).unwrap_or_default());
+    let all = read("/etc/resolv.conf");
+    if all.iter().all(|server| !server.ip().is_loopback()) {
+        return all;
+    }
+    let behind = read("/run/systemd/resolve/resolv.conf");
+    let all: Vec<SocketAddr> = if behind.is_empty() { all } else { behind };
+    let away: Vec<SocketAddr> = all.iter().filter(|server| !server.ip().is_loopback()).copied().collect();
+    if away.len() < all.len() {
+        tracing::warn!(
+            "a resolver of /etc/resolv.conf on this machine is not asked: name whom it asks in sidecar.dns.upstream"
+        );
+    }
+    away
+}
+
 /// The servers of a `resolv.conf`.
-pub(crate) fn servers(resolv_conf: &str) -> Vec<SocketAddr> {
+fn servers(resolv_conf: &str) -> Vec<SocketAddr> {
     let address = |line: &str| {
         let mut words = line.split_whitespace();
         let is_server = words.next() == Some("nameserver");

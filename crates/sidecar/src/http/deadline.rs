@@ -72,11 +72,10 @@ impl Limits {
         (self.asked, self.call) = (Deadline::NONE, Deadline::NONE);
     }
 
-    /// Whether the caller gave an attempt that began at `now` less than such an answer usually takes, twice the median: then it
-    /// asked for too much, and no instance is to blame.
+    /// Whether the caller gave an attempt that began at `now` less than half of the answers take: then it asked for too
+    /// much, and no instance is to blame.
     pub(crate) fn is_short(&self, now: Time, median: Option<Duration>) -> bool {
-        self.asked < self.route
-            && median.is_some_and(|median| self.asked.left(now).is_some_and(|left| left < 2 * median))
+        self.asked < self.route && median.is_some_and(|median| self.asked.left(now).is_some_and(|left| left < median))
     }
 
     /// Whether the caller has stopped waiting, or will before anything could come back.
@@ -179,7 +178,7 @@ mod tests {
             limits.route = Deadline::after(ms(route), at(0));
             limits.is_short(at(0), median.map(ms))
         };
-        assert!(is_short(900, Some(11)) && !is_short(900, Some(10)), "twice the usual is enough");
+        assert!(is_short(900, Some(21)) && !is_short(900, Some(20)), "half of them come in time");
         assert!(!is_short(900, None), "nothing is known of it");
         assert!(!is_short(19, Some(800)), "the policy says what an answer may take");
     }

@@ -1,7 +1,8 @@
 //! `Forwarded` (RFC 7239) and `X-Forwarded-*`: who may say for whom a request was made.
 //!
 //! A caller on this machine is the application beside us, or the proxy that it stands behind: its word is kept. Whoever
-//! calls from elsewhere could claim any address; what it says is replaced by what is seen. `sidecar.forwarded` decides
+//! calls from elsewhere could claim any address; what it says is replaced by what is seen. To what an intercepted caller
+//! without a sidecar says is added what is seen: the application got its word before, too. `sidecar.forwarded` decides
 //! otherwise. `X-Forwarded-Host` and `-Proto` are single values by custom: appending leaves those that are there.
 
 use super::headers::FORWARDED_PREFIX;

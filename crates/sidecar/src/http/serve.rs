@@ -219,15 +219,16 @@ impl Connection {
             Way::Port(port) => return intercept::admit_plain(mesh, *port),
             Way::Service(service) => return mesh.directory.service(mesh, service).await,
             Way::Original(original) => {
-                let route = match mesh.directory.destination(mesh, original.address).await {
-                    Err(Fault::NoRoute | Fault::DiscoveryTimeout) => self.by_authority(request, now).await,
+                let found = match intercept::unless_away(mesh, mesh.directory.destination(mesh, original.address)).await
+                {
+                    Err(Fault::NoRoute) => intercept::unless_away(mesh, self.by_authority(request, now)).await,
                     found => found,
                 };
-                match (route, original.beyond(mesh)) {
-                    (Err(Fault::NoRoute | Fault::DiscoveryTimeout), Some(beyond)) => {
-                        return Ok(Target::service(beyond, None));
+                match found {
+                    Err(Fault::NoRoute) => {
+                        return Ok(Target::service(original.beyond(mesh).ok_or(Fault::NoRoute)?, None));
                     }
-                    (route, _) => route?,
+                    found => found?,
                 }
             }
             Way::Authority => self.by_authority(request, now).await?,

@@ -1,7 +1,6 @@
 //! To the application, from whoever connected to its port.
 
-use super::speakers::Overheard;
-use super::{FIRST_BYTES, destination, hello, passes_unknown};
+use super::{FIRST_BYTES, SILENCE, destination, hello, passes_unknown};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
 use crate::fault::Fault;
@@ -77,22 +76,18 @@ impl Entering {
                 self.bytes(io).await; // the application's own
             }
             Ok(Ok(0) | Err(_)) => {} // it went away
-            Ok(Ok(_)) => self.plain(stream).await,
-            Err(_) => {
-                let io = Overheard::new(stream, self.worker.mesh.clone(), self.to);
-                self.bytes(io).await;
-            }
+            Ok(Ok(_)) | Err(_) => self.plain(stream).await,
         }
     }
 
-    /// Until a caller that says nothing is one that waits for the server, where there may be such a one at all. A peer's first
-    /// words may be late.
+    /// Until a caller that says nothing is one that waits for the server: soon where there may be such a one at all. A peer's
+    /// first words may be late; and silence must not be the way round what is checked of requests. Outsiders are not learned
+    /// from: they would choose for others.
     fn patience(&self) -> Duration {
-        let mesh = &self.worker.mesh;
-        match admit_plain(mesh, self.to.port()) {
-            Ok(_) => mesh.speakers.patience(self.to),
-            Err(Fault::NoRoute) if passes_unknown(mesh, self.to) => mesh.speakers.patience(self.to),
-            Err(_) => FIRST_BYTES,
+        match admit_plain(&self.worker.mesh, self.to.port()) {
+            Ok(target) if target.upstream.protocol == Protocol::Opaque => SILENCE,
+            Err(Fault::NoRoute) if passes_unknown(&self.worker.mesh, self.to) => SILENCE,
+            Ok(_) | Err(_) => FIRST_BYTES,
         }
     }
 

@@ -51,8 +51,7 @@ impl Leaving {
                 Some(upstream) => self.known(stream, upstream).await,
                 None => self.unknown(stream).await, // a route with several services: each request says which
             },
-            // a control plane that is away must not cut an application off from what the mesh never knew
-            Err(Fault::NoRoute | Fault::DiscoveryTimeout) => self.unknown(stream).await,
+            Err(Fault::NoRoute) => self.unknown(stream).await,
             Err(fault) => self.refuse(&stream, &fault),
         }
     }
@@ -92,8 +91,8 @@ impl Leaving {
             Opening::Http1(_) if !passes_unknown(mesh, self.to) => self.http(io, Http::One).await,
             Opening::Http1(authority) => {
                 match unless_away(mesh, mesh.directory.authority(mesh, &authority, mesh.clock.now())).await {
-                    Ok(_) => self.http(io, Http::One).await,
-                    Err(_) => self.pass(io).await,
+                    Err(Fault::NoRoute | Fault::BadRequest(_)) => self.pass(io).await,
+                    Ok(_) | Err(_) => self.http(io, Http::One).await, // where it is answered why
                 }
             }
             Opening::Http2 => self.http(io, Http::Two).await,

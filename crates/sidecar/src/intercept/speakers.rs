@@ -5,6 +5,8 @@
 //! (connections that are opened ahead of their first request), it is waited for. A connection is overheard again each time
 //! it went on unheard, so that what was learned of an address's last owner does not stay.
 //!
+//! Only the application beside us is learned from, which harms nobody but itself.
+//!
 //! Invariants: at most [`MAX_KNOWN`] destinations, then it begins anew; nothing is held up by it for longer than
 //! [`FIRST_BYTES`].
 

@@ -10,10 +10,17 @@ const MAX_SERVERS: usize = 3;
 const PORT: u16 = 53;
 
 /// `ip:port` or a list, or `{listen: ip:port or a list, upstream: [ip]}`. `None` has its fault.
-pub(super) fn dns(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Option<Dns> {
+/// `takes`: whether there is a listener at which its addresses lead anywhere.
+pub(super) fn dns(cursor: &Cursor<'_>, takes: bool, listeners: &mut Listeners) -> Option<Dns> {
+    if !takes {
+        cursor.fault_with(
+            "its addresses lead nowhere without `intercept.outbound`",
+            "add `intercept: {outbound: 127.0.0.1:15001}`",
+        );
+    }
     let mut addresses = |cursor: &Cursor<'_>| -> Vec<SocketAddr> {
         let list = cursor.one_or_list("ip:port, such as 127.0.0.1:15053, or a list");
-        list.iter().filter_map(|one| listeners.address(one)).collect()
+        list.iter().filter_map(|one| own(one, listeners)).collect()
     };
     if !cursor.is_map() {
         return Some(Dns { listen: addresses(cursor), upstream: Vec::new() });
@@ -23,6 +30,16 @@ pub(super) fn dns(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Option<Dns>
     let upstream = fields.get("upstream").map(|c| servers(&c)).unwrap_or_default();
     fields.finish();
     Some(Dns { listen: listen?, upstream })
+}
+
+/// For the workload alone: a resolver for others is abused sooner or later.
+fn own(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Option<SocketAddr> {
+    let address = listeners.address(cursor)?;
+    if !address.ip().is_loopback() {
+        cursor.fault_with(format!("must be a loopback address, got {}", address.ip()), "listen on 127.0.0.1 and [::1]");
+        return None;
+    }
+    Some(address)
 }
 
 fn servers(cursor: &Cursor<'_>) -> Vec<SocketAddr> {
