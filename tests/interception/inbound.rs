@@ -104,7 +104,7 @@ fn what_is_for_another_machine_or_for_loopback_is_not_let_in_by_the_redirection(
     for command in [
         "ip addr del 127.0.0.1/8 dev lo",
         "ip route add 127.0.0.1/32 via 10.77.0.2",
-        "sysctl -qw net.ipv4.conf.all.route_localnet=1",
+        "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet",
     ] {
         other.told("sh", &["-c", command]);
     }
