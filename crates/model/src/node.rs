@@ -136,8 +136,8 @@ pub struct InboundListener {
     pub app: IpAddr,
 }
 
-/// `dns`: a resolver for the application beside this sidecar. What the one upstream does not know and the mesh does gets
-/// an address of 240.0.0.0/8, at which the outbound listener for intercepted connections knows it again.
+/// `dns`: a resolver for the application beside this sidecar. A name that the resolver upstream does not know and the
+/// mesh does gets an address of 240.0.0.0/8, at which the outbound listener for intercepted connections knows it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
     /// `listen`: ip:port, or a list, for UDP and TCP. Redirection leads to loopback: 127.0.0.1, and `[::1]` where there is IPv6.

@@ -73,7 +73,7 @@ impl Directory {
         }
         let authority = Authority::parse(text).ok_or(Fault::BadRequest("the authority is not host[:port]".into()))?;
         let key = authority.as_str().to_owned();
-        match self.find(mesh, Subscription::Authority(authority), |s, now| held(&key, s, now)).await {
+        match self.find(mesh, || Subscription::Authority(authority.clone()), |s, now| held(&key, s, now)).await {
             Err(Fault::NoRoute) => self.address_in(mesh, text).await,
             found => found,
         }
@@ -87,10 +87,7 @@ impl Directory {
     /// Everything to the service that has an instance at `address`.
     async fn address(&self, mesh: &Mesh, address: SocketAddr) -> Result<Arc<Route>, Fault> {
         let held = |s: &Snapshot, now: Time| s.addresses.get(&address).map(|known| known.touch(now).cloned());
-        if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
-            return found.ok_or(Fault::NoRoute);
-        }
-        self.find(mesh, Subscription::Address(address), held).await
+        self.find(mesh, || Subscription::Address(address), held).await
     }
 
     /// What an application means that connects to `address`: by a virtual address a name, by any other an instance.
@@ -106,24 +103,23 @@ impl Directory {
 
     /// The service of a listener that is for one service.
     pub(crate) async fn service(&self, mesh: &Mesh, name: &ServiceName) -> Result<Target, Fault> {
-        let subscription = || Subscription::Service(name.clone());
         let held = |s: &Snapshot, now: Time| {
             let target = |upstream| Target::service(upstream, s.others.clone());
             s.services.get(name).map(|known| known.touch(now).map(target))
         };
-        if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
-            return found.ok_or(Fault::NoRoute);
-        }
-        self.find(mesh, subscription(), held).await
+        self.find(mesh, || Subscription::Service(name.clone()), held).await
     }
 
-    /// Asks, and waits for the snapshot that has the answer, at most for `discovery_timeout`.
+    /// What is held, at once; else asks, and waits for the snapshot that has the answer, at most for `discovery_timeout`.
     async fn find<T>(
         &self,
         mesh: &Mesh,
-        subscription: Subscription,
+        subscription: impl Fn() -> Subscription,
         held: impl Fn(&Snapshot, Time) -> Option<Option<T>>,
     ) -> Result<T, Fault> {
+        if let Some(found) = held(&mesh.snapshot.load(), mesh.clock.now()) {
+            return found.ok_or(Fault::NoRoute);
+        }
         let mut folded = self.folded.clone();
         let waiting = async {
             let mut asked = false;
@@ -134,7 +130,7 @@ impl Directory {
                 }
                 if !asked {
                     asked = true;
-                    self.asks.send(subscription.clone()).await.map_err(|_| Fault::Draining)?;
+                    self.asks.send(subscription()).await.map_err(|_| Fault::Draining)?;
                 }
                 folded.changed().await.map_err(|_| Fault::Draining)?;
             }

@@ -94,8 +94,7 @@ pub(super) fn is_answer_to(said: &[u8], question: &[u8]) -> bool {
     if head[4..6] == [0, 0] {
         return head[3] & 0x0f != 0;
     }
-    let end = words(question);
-    end.is_some() && said.get(HEADER..end.unwrap_or(HEADER)) == question.get(HEADER..end.unwrap_or(HEADER))
+    words(question).is_some_and(|end| said.get(HEADER..end) == question.get(HEADER..end))
 }
 
 /// Where the first question ends: its labels, its type and its class.
