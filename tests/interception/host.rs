@@ -161,7 +161,7 @@ fn control(host: &Host, dir: &Path) -> Process {
     process
 }
 
-fn sidecar(host: &Host, dir: &Path, name: &str, unknown: &str) -> Process {
+pub(crate) fn sidecar(host: &Host, dir: &Path, name: &str, unknown: &str) -> Process {
     let mut token = Command::new(FUSEWIRE);
     token.current_dir(dir).args(["token", "create", name, "--socket", "control/control.sock"]);
     let token = token.output().unwrap();
