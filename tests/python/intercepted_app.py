@@ -37,7 +37,7 @@ class Tcp(Dual, socketserver.ThreadingTCPServer):
 
 class Page(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one piece: else Nagle holds the body back for 40 ms
+    disable_nagle_algorithm = True  # else the body waits for 40 ms, as the head is written by itself
 
     def do_POST(self):
         print(f"asked {self.path}", flush=True)
