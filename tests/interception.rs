@@ -6,6 +6,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "interception/cables.rs"]
+mod cables;
+#[path = "interception/churn.rs"]
+mod churn;
+#[path = "interception/delay.rs"]
+mod delay;
 #[path = "interception/host.rs"]
 mod host;
 #[path = "interception/inbound.rs"]
@@ -14,6 +20,8 @@ mod inbound;
 mod names;
 #[path = "interception/outbound.rs"]
 mod outbound;
+#[path = "interception/programs.rs"]
+mod programs;
 #[path = "interception/rules.rs"]
 mod rules;
 #[path = "interception/start.rs"]

@@ -54,13 +54,10 @@ impl World {
         let dir = tempfile::Builder::new().prefix("fusewire-test-").tempdir().unwrap();
         std::fs::write(dir.path().join("mesh.yaml"), mesh).unwrap();
         let control = control(network.host(3), dir.path());
-        let web = sidecar(network.host(1), dir.path(), "web", unknown);
-        let shop = sidecar(network.host(2), dir.path(), "shop", unknown);
-        let apps = [(2, "shop"), (3, "world")].map(|(n, name)| app(network.host(n), dir.path(), name));
-        for (n, name) in [(1, "web"), (2, "shop")] {
-            let ready = || network.host(n).run("curl", &["-sf", "http://127.0.0.1:15020/ready"]).status.success();
-            eventually(&format!("the sidecar of {name} is ready"), ready);
-        }
+        let web = sidecar(network.host(1), dir.path(), ("web", "web"), unknown);
+        let shop = sidecar(network.host(2), dir.path(), ("shop", "shop"), unknown);
+        let apps = [(2, "shop"), (3, "world")].map(|(n, name)| app(network.host(n), dir.path(), name, APP));
+        [1, 2].into_iter().for_each(|n| ready(network.host(n)));
         Self { web, shop, control, _apps: apps.into(), dir, network }
     }
 
@@ -75,28 +72,32 @@ impl World {
 
     /// A metric of host `n`'s sidecar.
     pub(crate) fn metric(&self, n: usize, name: &str) -> f64 {
-        let text = self.host(n).told("curl", &["-s", "http://127.0.0.1:15020/metrics"]);
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{name} is not in\n{text}"))
+        metric(self.host(n), name)
     }
 
     /// A server that speaks HTTP/2 in clear.
     pub(crate) fn nginx(&self, n: usize, port: u16) -> Process {
+        self.nginx_listening(n, port, "http2")
+    }
+
+    /// `version`: empty for HTTP/1.1.
+    pub(crate) fn nginx_listening(&self, n: usize, port: u16, version: &str) -> Process {
         let dir = self.dir.path().display().to_string();
         std::fs::write(self.dir.path().join("index.html"), "from nginx").unwrap();
         let configuration = format!(
             "daemon off; master_process off; error_log {dir}/nginx-error.log; pid {dir}/nginx.pid; user root;\n\
-             events {{ worker_connections 64; }}\n\
+             events {{ worker_connections 512; }}\n\
              http {{ access_log off; client_body_temp_path {dir}/n1; proxy_temp_path {dir}/n2;\n\
              fastcgi_temp_path {dir}/n3; uwsgi_temp_path {dir}/n4; scgi_temp_path {dir}/n5;\n\
-             server {{ listen {port} http2; root {dir}; }} }}\n"
+             server {{ listen {port} {version}; root {dir}; }} }}\n"
         );
         std::fs::write(self.dir.path().join("nginx.conf"), configuration).unwrap();
         let mut command = self.host(n).command(tool("nginx"));
         command.args(["-p", &dir, "-c", &format!("{dir}/nginx.conf"), "-e", &format!("{dir}/nginx-error.log")]);
         let process = Process::start(&mut command, self.dir.path().join("nginx.log"));
         let address = format!("http://127.0.0.1:{port}/index.html");
-        eventually("nginx listens", || curl(self.host(n), &["--http2-prior-knowledge", &address]).0 == 200);
+        let way = if version.is_empty() { "--http1.1" } else { "--http2-prior-knowledge" };
+        eventually("nginx listens", || curl(self.host(n), &[way, &address]).0 == 200);
         process
     }
 
@@ -128,6 +129,19 @@ impl World {
     }
 }
 
+/// The sidecar there is.
+pub(crate) fn ready(host: &Host) {
+    let ready = || host.run("curl", &["-sf", "http://127.0.0.1:15020/ready"]).status.success();
+    eventually("the sidecar is ready", ready);
+}
+
+/// A metric of the sidecar there.
+pub(crate) fn metric(host: &Host, name: &str) -> f64 {
+    let text = host.told("curl", &["-s", "http://127.0.0.1:15020/metrics"]);
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{name} is not in\n{text}"))
+}
+
 /// `fusewire intercept` there, which has to succeed; what it prints.
 pub(crate) fn intercept(host: &Host, arguments: &[&str]) -> String {
     let out = host.command(FUSEWIRE).arg("intercept").args(arguments).output().unwrap();
@@ -152,7 +166,8 @@ pub(crate) fn talk(host: &Host, address: &str, words: &str) -> String {
     host.told("python3", &["-c", script, name, port, words]).trim().to_owned()
 }
 
-fn control(host: &Host, dir: &Path) -> Process {
+/// `mesh.yaml` in `dir` is its configuration.
+pub(crate) fn control(host: &Host, dir: &Path) -> Process {
     let mut command = host.command(FUSEWIRE);
     command.current_dir(dir).args(["control", "--listen", &format!("{}:15010", host.v4), "--config", "mesh.yaml"]);
     command.args(["--data-dir", "control"]);
@@ -161,14 +176,15 @@ fn control(host: &Host, dir: &Path) -> Process {
     process
 }
 
-pub(crate) fn sidecar(host: &Host, dir: &Path, name: &str, unknown: &str) -> Process {
+/// Of one workload, with a name of its own.
+pub(crate) fn sidecar(host: &Host, dir: &Path, (workload, name): (&str, &str), unknown: &str) -> Process {
     let mut token = Command::new(FUSEWIRE);
-    token.current_dir(dir).args(["token", "create", name, "--socket", "control/control.sock"]);
+    token.current_dir(dir).args(["token", "create", workload, "--socket", "control/control.sock"]);
     let token = token.output().unwrap();
     assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
     std::fs::write(dir.join(format!("{name}.token")), token.stdout.trim_ascii()).unwrap();
     let yaml = format!(
-        "sidecar:\n  workload: {name}\n  control: 10.77.0.3:15010\n  token_file: {name}.token\n  data_dir: {name}\n  \
+        "sidecar:\n  workload: {workload}\n  control: 10.77.0.3:15010\n  token_file: {name}.token\n  data_dir: {name}\n  \
          inbound: '[::]:15008'\n  intercept: {{outbound: [127.0.0.1:15001, '[::1]:15001'], inbound: '[::]:15006', \
          unknown: {unknown}}}\n  dns: {{listen: [127.0.0.1:15053, '[::1]:15053'], upstream: 10.77.0.3}}\n  admin: {{listen: 127.0.0.1:15020}}\n  access_log: json\n"
     );
@@ -179,18 +195,18 @@ pub(crate) fn sidecar(host: &Host, dir: &Path, name: &str, unknown: &str) -> Pro
     Process::start(&mut command, dir.join(format!("{name}.log")))
 }
 
-fn app(host: &Host, dir: &Path, name: &str) -> Process {
+pub(crate) fn app(host: &Host, dir: &Path, name: &str, port: u16) -> Process {
     let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/intercepted_app.py");
     let certificate = certificate(dir);
     let mut command = host.command(tool("python3"));
-    command.arg(script).args([name, &APP.to_string()]).arg(certificate);
-    let process = Process::start(&mut command, dir.join(format!("{name}-app.log")));
+    command.arg(script).args([name, &port.to_string()]).arg(certificate);
+    let process = Process::start(&mut command, dir.join(format!("{name}-{port}.log")));
     eventually(&format!("the application of {name} listens"), || process.output().contains("listening"));
     process
 }
 
 /// Any will do: nobody checks it.
-fn certificate(dir: &Path) -> PathBuf {
+pub(crate) fn certificate(dir: &Path) -> PathBuf {
     let file = dir.join("app.pem");
     if !file.exists() {
         let (key, chain) = (dir.join("app.key"), dir.join("app.crt"));

@@ -1,7 +1,8 @@
 //! What the application calls.
 
 use crate::host::{GROUP, SHOP, World, curl, intercept, talk};
-use fusewire_testkit::eventually;
+use fusewire_testkit::process::tool;
+use fusewire_testkit::{Process, eventually};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -78,6 +79,35 @@ fn a_service_whose_server_speaks_first_needs_no_configuration() {
         came.iter().filter(|line| line["peer"] == "spiffe://fusewire.local/web" && line["method"] == "CONNECT").count()
             == 5
     });
+}
+
+#[test]
+fn a_connection_of_bytes_that_is_idle_is_kept_alive_on_every_part_of_its_way() {
+    let world = World::new(SHOP);
+    world.intercept(1, &[]);
+    world.intercept(2, &[]);
+    let script = "import socket\n\
+                  calls = [socket.create_connection((a, 8081), 20) for a in ('10.77.0.2', '10.77.0.3')]\n\
+                  for c in calls: c.sendall(b'ping'); assert c.recv(4) == b'ping'\n\
+                  print('idle', flush=True)\ncalls[0].recv(1)";
+    let mut idle = world.host(1).command(tool("python3"));
+    let idle = Process::start(idle.args(["-c", script]), world.dir.path().join("idle.log"));
+    eventually("it is idle", || idle.output().contains("idle"));
+    for (n, socket, of) in [
+        (1, "sport = :15001", "from the application"),
+        (1, "dport = :15008", "to the other sidecar"),
+        (
+            1,
+            "dport = :8081 and src 10.77.0.1 and dst 10.77.0.3",
+            "to what the mesh does not know, and the application's own",
+        ),
+        (2, "sport = :15006", "from the other sidecar"), // redirected too
+        (2, "dport = :8081", "to the application"),
+    ] {
+        eventually(&format!("the connection {of} is kept alive"), || {
+            world.host(n).told("ss", &["-Htno", "state", "established", socket]).contains("timer:(keepalive")
+        });
+    }
 }
 
 /// HTTP/2 is served to see whom it is for, and goes on to where it was going.
@@ -215,4 +245,32 @@ fn rules_that_do_not_leave_the_sidecar_alone_do_not_make_it_call_itself_for_ever
     let log = world.web.output();
     assert!(log.contains("which the rules must leave alone"), "{log}");
     assert!(world.metric(1, "fusewire_downstream_connections") < 5.0);
+}
+
+/// The same where the mesh knows the instance, and that it is spoken to in clear.
+#[test]
+fn nor_where_the_sidecar_calls_an_instance_in_clear() {
+    let world = World::new(
+        "\npolicies: {default: {plain: allow}}\nservices:\n  \
+         page: {instances: [{id: page-1, address: '10.77.0.3:8080'}]}\n  \
+         other: {instances: [{id: other-1, address: '[fd77::3]:8080'}]}\n  \
+         bytes: {protocol: opaque, instances: [{id: bytes-1, address: '10.77.0.3:8081'}]}\n",
+    );
+    world.intercept(1, &[]);
+    assert_eq!(curl(world.host(1), &["http://10.77.0.3:8080/right"]).0, 200);
+    assert_eq!(talk(world.host(1), "10.77.0.3:8081", "ping"), "ping");
+    assert_eq!(World::logged(&world.web, "/right")["service"], "page");
+    assert_eq!(world.metric(1, "fusewire_intercept_refused_total"), 0.0);
+    intercept(world.host(1), &["up", "--gid", &(GROUP + 1).to_string()]);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let (status, body) = curl(world.host(1), &[version, "http://[fd77::3]:8080/wrong"]);
+        assert!(status >= 500, "{version}: {status} {body}");
+    }
+    for _ in 0..5 {
+        assert_eq!(talk(world.host(1), "10.77.0.3:8081", "ping"), "");
+    }
+    let log = world.web.output();
+    assert!(log.contains("which the rules must leave alone"), "{log}");
+    assert!(world.metric(1, "fusewire_intercept_refused_total") >= 5.0);
+    eventually("none is left", || world.metric(1, "fusewire_downstream_connections") < 5.0);
 }

@@ -62,6 +62,41 @@ fn up_twice_is_once_and_down_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn status_says_the_same_to_programs() {
+    let network = Network::new(1);
+    let host = network.host(1);
+    let told = || {
+        let out = host.command(FUSEWIRE).args(["intercept", "status", "-o", "json"]).output().unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        (out.status.code().unwrap(), said)
+    };
+    assert_eq!(told(), (1, serde_json::json!({"in_place": false, "by": []})));
+    for (backend, tools) in [
+        ("nft", &["nft"][..]),
+        ("iptables-nft", &["iptables-nft-restore", "ip6tables-nft-restore"]),
+        ("iptables-legacy", &["iptables-legacy-restore", "ip6tables-legacy-restore"]),
+    ] {
+        intercept(host, &[&["--backend", backend], &UP[..]].concat());
+        let (code, said) = told();
+        assert_eq!((code, &said["in_place"]), (0, &true.into()), "{said:#}");
+        let by = said["by"].as_array().unwrap();
+        let names: Vec<_> = by.iter().map(|one| one["by"].as_str().unwrap()).collect();
+        assert_eq!(names, tools, "{said:#}");
+        for one in by {
+            assert_eq!(one["state"], "in place");
+            assert!(
+                one["rules"].as_array().unwrap().iter().any(|rule| rule.as_str().unwrap().contains("15001")),
+                "{said:#}"
+            );
+        }
+    }
+    // somebody took one of the ways out
+    host.told("iptables-legacy", &["-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "FUSEWIRE_OUTBOUND"]);
+    let (code, said) = told();
+    assert_eq!((code, &said["by"][0]["state"], &said["by"][1]["state"]), (0, &"in part".into(), &"in place".into()));
+}
+
+#[test]
 fn up_replaces_what_another_tool_or_other_wishes_put_there() {
     let network = Network::new(1);
     let host = network.host(1);

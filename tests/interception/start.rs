@@ -1,6 +1,6 @@
 //! The time before the mesh knows anything: what an application says then waits or is refused, and is never sent in clear.
 
-use super::host::{SHOP, World, curl, sidecar};
+use crate::host::{SHOP, World, curl, sidecar};
 use fusewire_testkit::eventually;
 
 /// What curl says of a connection that nobody takes.
@@ -20,7 +20,7 @@ fn nothing_goes_out_in_clear_before_there_are_a_sidecar_and_a_configuration() {
     // a new sidecar, which knows nothing and cannot ask
     let control = world.network.host(3);
     control.told("ip", &["link", "set", "eth0", "down"]);
-    world.web = sidecar(world.network.host(1), world.dir.path(), "late", "allow");
+    world.web = sidecar(world.network.host(1), world.dir.path(), ("late", "late"), "allow");
     let web = world.network.host(1);
     let live = || web.run("curl", &["-sf", "http://127.0.0.1:15020/live"]).status.success();
     eventually("the new sidecar runs", live);

@@ -1,6 +1,7 @@
 //! Opaque TCP: bytes through a listener that is for one service.
 
 use crate::FUSEWIRE;
+use fusewire_testkit::mesh::Sidecar;
 use fusewire_testkit::pair::Shape;
 use fusewire_testkit::process::PATIENCE;
 use fusewire_testkit::raw::{Conn, Server};
@@ -61,6 +62,36 @@ fn bytes_are_counted_in_the_access_logs_of_both_sides() {
         assert_eq!(line["reason"], serde_json::Value::Null, "{line}");
     }
     assert_eq!(pair.web.access_log()[0]["protocol"], "tcp");
+}
+
+#[test]
+fn bytes_and_connections_are_counted_by_service_in_the_metrics_of_both_sides() {
+    let app = Server::start(|mut conn| {
+        let asked = conn.rest().unwrap();
+        conn.say(vec![b'x'; asked.len() * 10]);
+    });
+    let pair = opaque(app.port, "");
+    let sides = [(&pair.web, "outbound", "shop"), (&pair.web, "outbound", "plain"), (&pair.shop, "inbound", "shop")];
+    let is = |name: &str, wanted: [f64; 3]| {
+        eventually(&format!("{name} is {wanted:?}"), || {
+            let of = |(sidecar, direction, service): (&Sidecar, &str, &str)| {
+                sidecar.metric(&format!("fusewire_{name}{{direction=\"{direction}\",service=\"{service}\"}}"))
+            };
+            sides.map(of) == wanted.map(Some)
+        });
+    };
+    let mut open: Vec<Conn> = pair.tcp.into_iter().chain(pair.tcp).map(Conn::connect).collect();
+    open.iter_mut().for_each(|conn| conn.say("1234567"));
+    is("requests_in_flight", [2.0; 3]);
+    for conn in &mut open {
+        conn.finish();
+        assert_eq!(conn.rest().unwrap().len(), 70);
+    }
+    is("received_bytes_total", [14.0; 3]);
+    is("sent_bytes_total", [140.0; 3]);
+    is("request_duration_seconds_count", [2.0; 3]);
+    is("requests_in_flight", [0.0; 3]);
+    is("upstream_connections_total", [1.0, 2.0, 2.0]); // between sidecars they share one
 }
 
 #[test]

@@ -1,5 +1,6 @@
 """An application that knows nothing of a mesh. Ports from the one named: HTTP, echo, a server that speaks first, HTTP on
-loopback alone, and TLS where a certificate is given (PEM of key and chain in one file)."""
+loopback alone, and TLS where a certificate is given (PEM of key and chain in one file). It prints each request that it got,
+and leaves POST unanswered."""
 
 import http.server
 import socket
@@ -36,8 +37,14 @@ class Tcp(Dual, socketserver.ThreadingTCPServer):
 
 class Page(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body waits for 40 ms, as the head is written by itself
+
+    def do_POST(self):
+        print(f"asked {self.path}", flush=True)
+        threading.Event().wait()
 
     def do_GET(self):
+        print(f"asked {self.path}", flush=True)
         fields = ",".join(k.lower() for k in self.headers if k.lower().startswith(("fusewire-", "x-forwarded-for")))
         body = f"{name} {self.path} from={self.client_address[0].removeprefix('::ffff:')} fields={fields}\n".encode()
         self.send_response(200)

@@ -6,8 +6,11 @@
 //!
 //! `cargo xtask bench resilience` is another one: what a call costs the breaker, in nanoseconds and in atomic additions. It
 //! fails where a bound is broken, or where a call allocates.
+//!
+//! `cargo xtask bench detect` is a third: what interception adds to the first byte of an answer, by protocol, on this machine
+//! (`tests/interception/delay.rs`). Needs root.
 
-use crate::run;
+use crate::{run, tools};
 use anyhow::{Context as _, Result, bail};
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -15,7 +18,8 @@ use std::process::{Command, Stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// `resilience` for the breaker alone, and the words after it for its bench; everything else is passed on, and `--help`
+    /// `resilience` for the breaker alone, and the words after it for its bench; `detect` for the delay that interception
+    /// adds, by protocol; everything else is passed on, and `--help`
     /// lists it
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
@@ -27,6 +31,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     {
         let words = ["bench", "--quiet", "--package", "fusewire-resilience", "--bench", "hot", "--"];
         return run::step("the breaker's bench", run::cargo(&words).args(rest));
+    }
+    if args.rest == ["detect"] {
+        tools::ready()?;
+        let words = ["test", "--workspace", "--test", "interception", "--", "--ignored", "--nocapture"];
+        return run::step("the delay by protocol", run::cargo(&words).arg("added_delay_by_protocol"));
     }
     let program = build()?;
     let mut command = Command::new(program);

@@ -12,6 +12,7 @@ mod python;
 mod replay;
 mod run;
 mod simulate;
+mod soak;
 mod test;
 mod tidy;
 mod tools;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults",
+    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults, soak",
     disable_help_subcommand = true
 )]
 struct Cli {
@@ -48,6 +49,8 @@ enum Command {
     Faults,
     /// Feed the parsers of what comes from outside with what a fuzzer makes up
     Fuzz(fuzz::Args),
+    /// 1,000 connections a second that come and go through both sidecars, and what they leave behind
+    Soak(soak::Args),
     /// CPU per request of the proxies, as a ratio to a bare hyper loop; `cargo xtask bench --help` says more
     #[command(disable_help_flag = true)]
     Bench(bench::Args),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Loom => loom::run(),
         Command::Faults => faults::run(),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {

@@ -4,8 +4,11 @@
 //! and how to get it: a test that quietly does without its tool would be a test that quietly does nothing.
 
 use crate::{python, run};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use std::path::Path;
 use std::process::Command;
+
+const POSTGRESQL: &str = "postgresql";
 
 struct Tool {
     name: &'static str,
@@ -16,7 +19,7 @@ struct Tool {
     here: fn() -> bool,
 }
 
-const TOOLS: [Tool; 14] = [
+const TOOLS: [Tool; 16] = [
     Tool {
         name: "curl",
         why: "a client that is not ours",
@@ -122,6 +125,22 @@ const TOOLS: [Tool; 14] = [
         here: || run::find("openssl").is_some(),
     },
     Tool {
+        name: "redis-server and redis-cli",
+        why: "a protocol that is no HTTP",
+        debian: "redis-server",
+        fedora: "redis",
+        brew: None,
+        here: || run::find("redis-server").is_some() && run::find("redis-cli").is_some(),
+    },
+    Tool {
+        name: "PostgreSQL",
+        why: "one that asks for TLS in its own way",
+        debian: POSTGRESQL,
+        fedora: "postgresql-server",
+        brew: None,
+        here: has_postgresql,
+    },
+    Tool {
         name: "c++",
         why: "libFuzzer",
         debian: "g++",
@@ -148,6 +167,24 @@ pub(crate) fn ready() -> Result<()> {
     if lacking.is_empty() { Ok(()) } else { bail!("{}", shortfall(&lacking)) }
 }
 
+/// Debian keeps the server's programs out of the PATH, by version.
+fn has_postgresql() -> bool {
+    let mut versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let server = run::find("initdb").is_some() || versions.any(|v| v.path().join("bin/initdb").is_file());
+    server && run::find("psql").is_some()
+}
+
+/// Debian's package would make a database for the whole machine, and start it. The tests make their own.
+fn no_database_for_the_machine() -> Result<()> {
+    let file = Path::new("/etc/postgresql-common/createcluster.conf");
+    if file.exists() {
+        return Ok(());
+    }
+    let written = std::fs::create_dir_all("/etc/postgresql-common")
+        .and_then(|()| std::fs::write(file, "create_main_cluster = false\n"));
+    written.with_context(|| format!("cannot write {}", file.display()))
+}
+
 fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
@@ -155,6 +192,9 @@ fn is_root() -> bool {
 fn apt_install(lacking: &[&Tool]) -> Result<()> {
     let packages: Vec<&str> = lacking.iter().map(|tool| tool.debian).collect();
     eprintln!("xtask: installing {}", packages.join(" "));
+    if packages.contains(&POSTGRESQL) {
+        no_database_for_the_machine()?;
+    }
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(args).env("DEBIAN_FRONTEND", "noninteractive");

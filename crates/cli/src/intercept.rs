@@ -3,8 +3,10 @@
 //! It decides which tool puts them in and what an error of that tool means; the rules themselves are `net`'s
 //! ([`fusewire_net::redirect`]). It deliberately remembers nothing: what is in place is what the kernel says.
 
+mod status;
 mod tool;
 
+use crate::output::Output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use fusewire_net::redirect::{Cidr, Family, Jumps, Owner, PortRange, Ports, Rules, iptables_down, iptables_up};
@@ -47,7 +49,10 @@ enum Command {
     /// Take them out, and nothing else.
     Down,
     /// Say what is in place. Exit code 0: rules are; 1: none are.
-    Status,
+    Status {
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
 }
 
 #[derive(Args)]
@@ -188,9 +193,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 down.iter().try_for_each(|text| tools.load(text))?;
             }
         }
-        Command::Status => {
+        Command::Status { output } => {
             tool::permitted()?;
-            return status(backend);
+            return status::run(backend, *output);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -268,33 +273,6 @@ fn rehearsed_down(backend: Backend) -> Result<String> {
         }
     }
     Ok(printed)
-}
-
-fn status(backend: Backend) -> Result<ExitCode> {
-    let mut found = false;
-    for (tools, _) in there(backend)?.iter().filter(|(_, there)| !there.is_empty()) {
-        found = true;
-        match tools {
-            Tools::Nft(nft) => println!("in place, by nft:\n{}", nft.table()?.unwrap_or_default().trim_end()),
-            Tools::Xtables(xtables) => tool::families().into_iter().try_for_each(|family| shown(xtables, family))?,
-        }
-    }
-    if !found {
-        println!("nothing is redirected by fusewire here");
-    }
-    Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn shown(xtables: &Xtables, family: Family) -> Result<()> {
-    let saved = xtables.saved(family)?;
-    let state = match Jumps::of(&saved) {
-        there if there.is_whole() => "in place",
-        there if there.is_empty() => "not in place (run `up` again, or `down`)",
-        _ => "in part (run `up` again, or `down`)",
-    };
-    println!("{state}, by {}:", xtables.program(family, "restore"));
-    saved.lines().filter(|line| line.contains("FUSEWIRE_")).for_each(|line| println!("{line}"));
-    Ok(())
 }
 
 /// What a tool is fed, and for which family where it has one of each.

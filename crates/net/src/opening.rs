@@ -20,7 +20,7 @@ const MAX_METHOD: usize = 32;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// With the authority of the first request.
+    /// With the authority of the first request; empty where it names nobody.
     Http1(String),
     Http2,
     Tls,
@@ -81,7 +81,7 @@ fn verdict(head: &[u8]) -> Option<Opening> {
     }
     while let Some((field, after)) = self::line(rest) {
         if field.is_empty() {
-            return Some(Opening::Other); // names nobody
+            return Some(Opening::Http1(String::new()));
         }
         if field.len() > 5 && field[..5].eq_ignore_ascii_case(b"host:") {
             let host = std::str::from_utf8(field[5..].trim_ascii());
@@ -122,7 +122,7 @@ mod tests {
             (b"GET / HTTP/1.1\r\naccept: */*\r\nhost:shop:80 \r\n\r\n", http1("shop:80")),
             (b"M-SEARCH * HTTP/1.1\nHOST: shop\n\n", http1("shop")),
             (b"GET http://shop:81/x HTTP/1.1\r\nHost: other\r\n\r\n", http1("shop:81")),
-            (b"GET / HTTP/1.0\r\n\r\n", Opening::Other),
+            (b"GET / HTTP/1.0\r\n\r\n", http1("")),
             (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop\r\n\r\n", Opening::Other),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Opening::Http2),
             (b"\x16\x03\x01\x02\x00", Opening::Tls),

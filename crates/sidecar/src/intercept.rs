@@ -10,7 +10,7 @@
 //! listens there alone.
 //!
 //! Invariant: no connection leads back here. One whose destination is one of these listeners is refused, and so is one that
-//! we made ourselves to pass another on.
+//! we made ourselves.
 
 mod beyond;
 mod hello;
@@ -49,7 +49,7 @@ fn destination(mesh: &Mesh, stream: &TcpStream, inbound: bool) -> Option<SocketA
     let why = match original_destination(stream) {
         Ok(to) if is_own(mesh, to, local, inbound) => "its destination is this listener",
         Ok(to) if inbound && !is_here(to.ip()) => "it came in for another machine, or for loopback from outside",
-        Ok(_) if mesh.passing.has(peer) => {
+        Ok(to) if mesh.passing.has(peer, to) => {
             "it is the sidecar's own, which the rules must leave alone (fusewire intercept up --uid, --gid or --mark)"
         }
         Ok(to) => return Some(to),

@@ -33,7 +33,7 @@ pub(crate) struct Mesh {
     pub(crate) belief: Belief,
     pub(crate) metrics: Metrics,
     pub(crate) unrouted: [Arc<ServiceMetrics>; 2],
-    /// Connections that we pass on to where they were going.
+    /// Connections that we made ourselves, which must not come back redirected.
     pub(crate) passing: Passing,
     /// Who speaks first at destinations whose protocol is not declared.
     pub(crate) speakers: Speakers,
@@ -74,6 +74,10 @@ impl Mesh {
     }
     pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
         self.tls.load_full()
+    }
+    /// Where dials are noted. `None`: nothing is redirected here.
+    pub(crate) fn dials_noted(&self) -> Option<Passing> {
+        self.settings.intercept.is_some().then(|| self.passing.clone())
     }
     /// Where exchanges count that no service was found for.
     pub(crate) fn unrouted(&self, direction: Direction) -> &ServiceMetrics {

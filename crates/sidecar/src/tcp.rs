@@ -58,7 +58,7 @@ pub(crate) async fn pass(
     let failed = |e: std::io::Error| Fault::ConnectFailed(e.kind());
     match dialled.map_or(Err(Fault::ConnectTimeout), |dialled| dialled.map_err(failed)) {
         Ok(far) => {
-            let _mark = far.local_addr().ok().map(|from| worker.mesh.passing.enter(from));
+            worker.mesh.passing.dialled(&far, address);
             begun(&mut exchange);
             tunnel::join(stream, far, &mut exchange, None).await;
         }

@@ -52,6 +52,15 @@ impl Network {
         inside(&["link", "set", "eth0", "up"]);
     }
 
+    /// Pulls host `n`'s cable out of the switch: nothing says so to anybody, packets are lost.
+    pub fn cut(&self, n: usize) {
+        ip(&["-n", &self.switch, "link", "set", &format!("host{n}"), "down"]);
+    }
+
+    pub fn mend(&self, n: usize) {
+        ip(&["-n", &self.switch, "link", "set", &format!("host{n}"), "up"]);
+    }
+
     /// From 1.
     pub fn host(&self, n: usize) -> &Host {
         &self.hosts[n - 1]
@@ -76,6 +85,25 @@ impl Host {
 
     pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
         self.command(tool(program)).args(arguments).output().unwrap()
+    }
+
+    /// Loses every packet between this host and `other` from here on, without a word to either.
+    pub fn lose(&self, other: &Host) {
+        let table = format!(
+            "add table inet lost\n\
+             add chain inet lost in {{ type filter hook prerouting priority -400; }}\n\
+             add chain inet lost out {{ type filter hook postrouting priority 400; }}\n\
+             add rule inet lost in ip saddr {v4} drop\nadd rule inet lost in ip6 saddr {v6} drop\n\
+             add rule inet lost out ip daddr {v4} drop\nadd rule inet lost out ip6 daddr {v6} drop\n",
+            v4 = other.v4,
+            v6 = other.v6,
+        );
+        self.told("nft", &[&table]);
+    }
+
+    /// Ends what [`Host::lose`] began.
+    pub fn restore(&self) {
+        self.told("nft", &["delete table inet lost"]);
     }
 
     /// What it prints; it has to succeed.

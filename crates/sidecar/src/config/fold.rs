@@ -417,7 +417,9 @@ impl Fold {
         let bounds = self.bounds(mesh, of);
         let kept = self.instances.entry((of.clone(), key.clone())).or_insert_with(|| {
             let series = (of.0 == Direction::Outbound).then(|| self.series.instance(&mesh.metrics, &of.1, &key.id));
-            let instance = Arc::new(Instance::new((key, zone), self.workers, series, bounds.clone(), now));
+            let noted = mesh.dials_noted().filter(|_| of.0 == Direction::Outbound); // the application's are on loopback
+            let instance = Instance::new((key, zone), self.workers, series, bounds.clone(), noted, now);
+            let instance = Arc::new(instance);
             bounds.knows(&instance);
             Kept { instance, gone: None }
         });

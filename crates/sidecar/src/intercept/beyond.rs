@@ -52,7 +52,8 @@ impl Original {
         let config = Arc::new(policy.breaker.clone());
         let bounds = Arc::new(Bounds::new(Direction::Outbound, mesh.clock, RandomState::new()));
         let key = InstanceKey { id: self.address.to_string(), address: self.address, sidecar: None };
-        let member = Arc::new(Instance::new((key, None), mesh.settings.workers, None, bounds.clone(), now));
+        let (workers, noted) = (mesh.settings.workers, mesh.dials_noted());
+        let member = Arc::new(Instance::new((key, None), workers, None, bounds.clone(), noted, now));
         Some(Arc::new(Upstream {
             name,
             protocol: self.protocol,

@@ -13,7 +13,7 @@ use crate::tcp;
 use crate::upstream::tunnel::Io;
 use fusewire_model::policy::Plain;
 use fusewire_model::service::{Allow, Protocol};
-use fusewire_net::{Detected, canonical, detect};
+use fusewire_net::{Opening, canonical, opening};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
@@ -81,11 +81,11 @@ impl Entering {
     }
 
     /// Until a caller that says nothing is one that waits for the server: soon where there may be such a one at all. A peer's
-    /// first words may be late; and silence must not be the way round what is checked of requests. Outsiders are not learned
-    /// from: they would choose for others.
+    /// first words may be late; and silence must not be the way round what is checked of requests, where those are declared.
+    /// Outsiders are not learned from: they would choose for others.
     fn patience(&self) -> Duration {
         match admit_plain(&self.worker.mesh, self.to.port()) {
-            Ok(target) if target.upstream.protocol == Protocol::Opaque => SILENCE,
+            Ok(target) if matches!(target.upstream.protocol, Protocol::Opaque | Protocol::Http) => SILENCE,
             Err(Fault::NoRoute) if passes_unknown(&self.worker.mesh, self.to) => SILENCE,
             Ok(_) | Err(_) => FIRST_BYTES,
         }
@@ -97,18 +97,20 @@ impl Entering {
             let port = snapshot.inbound.as_ref().and_then(|ports| ports.get(&self.to.port()));
             port.map(|port| port.upstream.protocol)
         };
-        if protocol.is_none_or(|protocol| protocol == Protocol::Opaque) {
+        let Some(protocol) = protocol.filter(|protocol| *protocol != Protocol::Opaque) else {
             return self.bytes(stream).await;
-        }
-        let detected = tokio::select! {
+        };
+        let opened = tokio::select! {
             biased; // bytes that are there are a request to be answered
-            detected = detect(stream, FIRST_BYTES) => detected,
+            opened = opening(stream, Duration::ZERO, FIRST_BYTES) => opened,
             () = self.worker.mesh.inbound_drain.hurried() => return,
         };
-        match detected {
-            Ok((Detected::Http1, io)) => self.http(io, Http::One).await,
-            Ok((Detected::Http2, io)) => self.http(io, Http::Two).await,
-            Ok((Detected::Tls | Detected::Nothing | Detected::Silent, _)) | Err(_) => {}
+        match opened {
+            Ok((Opening::Http2, io)) => self.http(io, Http::Two).await,
+            Ok((Opening::Http1(_), io)) => self.http(io, Http::One).await,
+            Ok((_, io)) if protocol == Protocol::Http => self.bytes(io).await, // a protocol that nobody declared
+            Ok((Opening::Other, io)) => self.http(io, Http::One).await,        // where it is told what is wrong with it
+            Ok((Opening::Tls | Opening::Silent, _)) | Err(_) => {}
         }
     }
 

@@ -14,7 +14,7 @@ use crate::tcp;
 use crate::upstream::service::Upstream;
 use crate::upstream::tunnel::Io;
 use fusewire_model::service::Protocol;
-use fusewire_net::{Detected, Opening, canonical, detect, opening};
+use fusewire_net::{Opening, canonical, opening};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
@@ -63,22 +63,26 @@ impl Leaving {
         }
         let mesh = self.worker.mesh.clone();
         let drain = mesh.outbound_drain.clone();
-        let detected = tokio::select! {
+        let opened = tokio::select! {
             biased; // bytes that are there are a request to be answered
-            detected = detect(stream, mesh.speakers.patience(self.to)) => detected,
+            opened = opening(stream, mesh.speakers.patience(self.to), FIRST_BYTES) => opened,
             () = drain.hurried() => return, // nothing was asked yet
         };
-        match detected {
-            Ok((Detected::Http1, io)) => self.http(io, Http::One).await,
-            Ok((Detected::Http2, io)) => self.http(io, Http::Two).await,
-            // the application's own, which is not ours to read
-            Ok((Detected::Tls, io)) => tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await,
-            // not declared as what it is: the server speaks first, or the caller later
-            Ok((Detected::Silent, io)) => {
+        match opened {
+            Ok((Opening::Http2, io)) => self.http(io, Http::Two).await,
+            Ok((Opening::Http1(_), io)) => self.http(io, Http::One).await,
+            // what is declared to be HTTP is told what is wrong with it
+            Ok((Opening::Other, io)) if upstream.protocol != Protocol::Http => self.http(io, Http::One).await,
+            // the application's own TLS, which is not ours to read, or a protocol that nobody declared
+            Ok((Opening::Tls | Opening::Other, io)) => {
+                tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await;
+            }
+            // the server speaks first, or the caller later
+            Ok((Opening::Silent, io)) => {
                 let io = Overheard::new(io, mesh, self.to);
                 tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await;
             }
-            Ok((Detected::Nothing, _)) | Err(_) => {}
+            Err(_) => {}
         }
     }
 

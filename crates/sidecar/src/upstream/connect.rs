@@ -174,10 +174,14 @@ async fn dial_h1(
 pub(crate) async fn tcp(instance: &Instance) -> Result<TcpStream, Fault> {
     let address = instance.dial_address();
     let connect = async || {
-        fusewire_net::connect(address).await.map_err(|e| match e.kind() {
+        let stream = fusewire_net::connect(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::TimedOut => Fault::ConnectTimeout,
             kind => Fault::ConnectFailed(kind),
-        })
+        })?;
+        if let Some(noted) = &instance.noted {
+            noted.dialled(&stream, address);
+        }
+        Ok(stream)
     };
     let Some(gate) = instance.bounds.gate.as_ref().filter(|_| address.ip().is_loopback()) else {
         return connect().await;

@@ -5,6 +5,7 @@
 use super::dials::Dials;
 use super::pool::{H1, Pool};
 use crate::bounds::Bounds;
+use crate::intercept::Passing;
 use fusewire_model::service::Sidecar;
 use fusewire_resilience::{Class, Member, Node, Override, ProbeResult, State, Time, balance};
 use fusewire_telemetry::metrics::{InstanceMetrics, ServiceMetrics};
@@ -36,6 +37,8 @@ pub(crate) struct Instance {
     metrics: Option<Arc<InstanceMetrics>>,
     /// Its service's.
     pub(crate) bounds: Arc<Bounds>,
+    /// Where its dials are noted, so that none comes back redirected. `None`: nothing is redirected here.
+    pub(crate) noted: Option<Passing>,
     tally: Tally,
     /// Whether the override that holds the circuit, if one does, came by the admin socket.
     by_hand: AtomicBool,
@@ -59,6 +62,7 @@ impl Instance {
         workers: usize,
         metrics: Option<Arc<InstanceMetrics>>,
         bounds: Arc<Bounds>,
+        noted: Option<Passing>,
         now: Time,
     ) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -77,6 +81,7 @@ impl Instance {
             dials,
             metrics,
             bounds,
+            noted,
             tally: Tally::default(),
             by_hand: AtomicBool::new(false),
         }
