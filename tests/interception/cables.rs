@@ -235,9 +235,7 @@ fn an_address_that_another_workload_took_over_gets_no_byte_of_a_request() {
     let answer = curl(world.host(1), &["-D", "-", "-o", "/dev/null", "http://10.77.0.2:8083/after"]);
     assert!(answer.0 == 502 && answer.1.contains("fusewire-reason: wrong-identity"), "{answer:?}");
     let refused = "fusewire_tls_refused_total{direction=\"outbound\",cause=\"wrong-identity\"}";
-    eventually("it was tried for shop too, and the circuit is open", || {
-        metric(world.host(1), refused) >= 2.0 && world.circuit("shop-1") != "closed"
-    });
+    eventually("it was tried for shop too, and the refusals are counted", || metric(world.host(1), refused) >= 2.0);
     caller.hears("shop-2", 100);
     let asked = application.output();
     assert!(asked.contains("asked /informed") && !asked.contains("/calls") && !asked.contains("/after"), "{asked}");
