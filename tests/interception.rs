@@ -16,3 +16,5 @@ mod names;
 mod outbound;
 #[path = "interception/rules.rs"]
 mod rules;
+#[path = "interception/tproxy.rs"]
+mod tproxy;

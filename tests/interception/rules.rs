@@ -116,7 +116,7 @@ fn without_the_permission_it_says_which_and_how_to_give_it() {
 }
 
 /// `fusewire intercept` where some programs are not installed.
-fn without(host: &Host, programs: &[&str], arguments: &[&str]) -> Output {
+pub(crate) fn without(host: &Host, programs: &[&str], arguments: &[&str]) -> Output {
     let hidden: String = programs.iter().map(|p| format!("mount --bind /dev/null $(command -v {p}) && ")).collect();
     let script = format!("{hidden} exec \"$0\" intercept \"$@\"");
     host.command("unshare").args(["-m", "sh", "-c", &script, FUSEWIRE]).args(arguments).output().unwrap()
@@ -164,7 +164,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_changed() {
     assert!(host.told("nft", &["list", "ruleset"]).is_empty());
 }
 
-fn status(host: &Host) -> (i32, String) {
+pub(crate) fn status(host: &Host) -> (i32, String) {
     let out = host.command(FUSEWIRE).args(["intercept", "status"]).output().unwrap();
     (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap())
 }

@@ -3,12 +3,15 @@
 //! It decides which tool puts them in and what an error of that tool means; the rules themselves are `net`'s
 //! ([`fusewire_net::redirect`]). It deliberately remembers nothing: what is in place is what the kernel says.
 
+mod routes;
 mod tool;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use fusewire_net::redirect::{Cidr, Family, Jumps, Owner, PortRange, Ports, Rules, iptables_down, iptables_up};
-use fusewire_net::redirect::{nft_down, nft_up};
+use fusewire_net::redirect::{
+    Cidr, Family, Inbound, Jumps, Owner, PortRange, Ports, Rules, iptables_down, iptables_up, nft_down, nft_up,
+};
+use routes::Routes;
 use std::process::ExitCode;
 use tool::{Nft, Xtables};
 
@@ -70,6 +73,10 @@ struct Up {
     /// The sidecar's `dns` port: questions for names go there, over UDP and TCP. Default: they are left alone.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     dns_port: Option<u16>,
+    /// The application sees its callers' addresses: what comes in is handed to the sidecar as it is (TPROXY), and a routing rule
+    /// brings the application's answers back. The sidecar's file says `intercept: {tproxy: true}`. Needs `ip` of iproute2.
+    #[arg(long)]
+    tproxy: bool,
     /// Only these ports are redirected when they are connected to from outside: 80,8000-8010. Default all.
     #[arg(long, value_delimiter = ',')]
     include_inbound_ports: Vec<PortRange>,
@@ -107,6 +114,7 @@ impl Up {
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
             dns_port: self.dns_port,
+            by: if self.tproxy { Inbound::Tproxy } else { Inbound::Redirect },
             sidecar: users.chain(groups).chain(self.mark.iter().map(|mark| Owner::Mark(*mark))).collect(),
             inbound: Ports { only: self.include_inbound_ports.clone(), except: self.exclude_inbound_ports.clone() },
             outbound: Ports { only: self.include_outbound_ports.clone(), except: self.exclude_outbound_ports.clone() },
@@ -187,6 +195,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             for (tools, down) in there(backend)? {
                 down.iter().try_for_each(|text| tools.load(text))?;
             }
+            Routes::find().map_or(Ok(()), |routes| routes.down())?;
         }
         Command::Status => {
             tool::permitted()?;
@@ -198,6 +207,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn up(rules: &Rules, backend: Backend) -> Result<()> {
     let tools = backend.one().with_context(|| backend.missing())?;
+    match rules.by {
+        // before the rules: without it the application's answers go astray
+        Inbound::Tproxy => Routes::needed()?.up()?,
+        Inbound::Redirect => Routes::find().map_or(Ok(()), |routes| routes.down())?,
+    }
     // two sets of rules would redirect by whichever is asked first; and one tool may be another by name only
     let mut removed = false;
     for other in Backend::Auto.all().iter().filter(|other| other.name() != tools.name()) {
@@ -243,6 +257,14 @@ fn there(backend: Backend) -> Result<Vec<(Tools, Vec<Loaded>)>> {
 
 /// What `up` would feed to the tool, where nothing of ours is there yet.
 fn rehearsed(rules: &Rules, backend: Backend) -> String {
+    let calls: Vec<String> = match rules.by {
+        Inbound::Tproxy => [Family::V4, Family::V6].into_iter().flat_map(fusewire_net::redirect::routes::up).collect(),
+        Inbound::Redirect => Vec::new(),
+    };
+    Routes::written(&calls) + &rehearsed_rules(rules, backend)
+}
+
+fn rehearsed_rules(rules: &Rules, backend: Backend) -> String {
     let by_iptables = match backend {
         Backend::Auto => matches!(backend.one(), Some(Tools::Xtables(_))),
         Backend::Nft => false,
@@ -267,34 +289,63 @@ fn rehearsed_down(backend: Backend) -> Result<String> {
             }
         }
     }
+    if let Some(routes) = Routes::find() {
+        printed += &Routes::written(&routes.there()?);
+    }
     Ok(printed)
 }
 
 fn status(backend: Backend) -> Result<ExitCode> {
-    let mut found = false;
+    let (mut found, mut by_tproxy) = (false, false);
     for (tools, _) in there(backend)?.iter().filter(|(_, there)| !there.is_empty()) {
         found = true;
         match tools {
-            Tools::Nft(nft) => println!("in place, by nft:\n{}", nft.table()?.unwrap_or_default().trim_end()),
-            Tools::Xtables(xtables) => tool::families().into_iter().try_for_each(|family| shown(xtables, family))?,
+            Tools::Nft(nft) => {
+                let table = nft.table()?.unwrap_or_default();
+                by_tproxy |= table.contains("tproxy to");
+                println!("in place, by nft:\n{}", table.trim_end());
+            }
+            Tools::Xtables(xtables) => {
+                for family in tool::families() {
+                    by_tproxy |= shown(xtables, family)?;
+                }
+            }
         }
     }
+    shown_routes(by_tproxy)?;
     if !found {
         println!("nothing is redirected by fusewire here");
     }
     Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn shown(xtables: &Xtables, family: Family) -> Result<()> {
+/// The routing rules, which belong to TPROXY and to nothing else.
+fn shown_routes(by_tproxy: bool) -> Result<()> {
+    let Some(routes) = Routes::find() else { return Ok(()) };
+    for family in tool::families() {
+        let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
+        match (routes.shown(family)?, by_tproxy) {
+            (Some(rule), true) => println!("answers over {version} come back, by ip rule {rule}"),
+            (Some(rule), false) => println!("without use (run `down`): ip rule {rule}"),
+            (None, true) => println!("answers over {version} do not come back: the routing rule is gone (run `up` again)"),
+            (None, false) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is by TPROXY.
+fn shown(xtables: &Xtables, family: Family) -> Result<bool> {
     let saved = xtables.saved(family)?;
-    let state = match Jumps::of(&saved) {
+    let there = Jumps::of(&saved);
+    let state = match &there {
         there if there.is_whole() => "in place",
         there if there.is_empty() => "not in place (run `up` again, or `down`)",
         _ => "in part (run `up` again, or `down`)",
     };
     println!("{state}, by {}:", xtables.program(family, "restore"));
     saved.lines().filter(|line| line.contains("FUSEWIRE_")).for_each(|line| println!("{line}"));
-    Ok(())
+    Ok(there.is_tproxy())
 }
 
 /// What a tool is fed, and for which family where it has one of each.

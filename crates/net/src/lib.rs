@@ -11,9 +11,11 @@ mod original;
 mod prefixed;
 pub mod redirect;
 mod socket;
+mod transparent;
 
 pub use detect::{Detected, detect};
 pub use opening::{Opening, opening};
 pub use original::{canonical, original_destination};
 pub use prefixed::Prefixed;
 pub use socket::{connect, listen, reset_on_close, tune};
+pub use transparent::{connect_from, listen_transparent};

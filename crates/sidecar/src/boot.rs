@@ -42,6 +42,12 @@ use tokio::task::JoinSet;
 pub enum SidecarError {
     #[error("sidecar.{field}: cannot listen on {address}: {source}")]
     Listen { field: &'static str, address: SocketAddr, source: io::Error },
+    #[error(
+        "sidecar.intercept.tproxy: {address} cannot be taken for connections to any address: {source} (it needs CAP_NET_ADMIN \
+         and Linux: in Kubernetes securityContext.capabilities.add: [NET_ADMIN], elsewhere AmbientCapabilities=CAP_NET_ADMIN; \
+         or leave `tproxy` out)"
+    )]
+    Transparent { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Socket(#[from] endpoint::BindError),
     #[error("sidecar.data_dir: {path}: {source}")]
@@ -177,7 +183,11 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         let outbound = settings_of.outbound.iter().map(|at| (Direction::Outbound, "intercept.outbound", *at));
         let inbound = settings_of.inbound.iter().map(|at| (Direction::Inbound, "intercept.inbound", *at));
         for (direction, field, at) in outbound.chain(inbound) {
-            intercept.push((listen(field, at)?, direction, Doors::new(settings.limits.connections)));
+            let listener = match direction {
+                Direction::Inbound if settings_of.tproxy => listen_transparent(at)?,
+                Direction::Inbound | Direction::Outbound => listen(field, at)?,
+            };
+            intercept.push((listener, direction, Doors::new(settings.limits.connections)));
         }
     }
     let admin = match settings.admin.listen {
@@ -192,6 +202,14 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         None => None,
     };
     Ok(Sockets { outbound, inbound, intercept, dns, admin, unix })
+}
+
+/// A port that is taken is told from a permission that is lacking.
+fn listen_transparent(address: SocketAddr) -> Result<TcpListener, SidecarError> {
+    fusewire_net::listen_transparent(address).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => SidecarError::Transparent { address, source },
+        _ => SidecarError::Listen { field: "intercept.inbound", address, source },
+    })
 }
 
 fn addresses(sockets: &Sockets) -> Bound {

@@ -13,6 +13,7 @@ use crate::intercept::{self, Original};
 use crate::mesh::Worker;
 use crate::snapshot::{Route, Target};
 use crate::trust::until_denied;
+use crate::upstream::kept::Ends;
 use crate::upstream::connect::{CONNECTION_WINDOW, STREAM_WINDOW};
 use fusewire_identity::SpiffeId;
 use fusewire_model::ServiceName;
@@ -62,6 +63,8 @@ pub(crate) struct Connection {
     pub(crate) denied: AtomicBool,
     /// Where the caller's application is; `None`: its sidecar has seen to that.
     pub(crate) caller: Option<IpAddr>,
+    /// Inbound: by whose address the application is called, where that is not ours.
+    pub(crate) ends: Option<Ends>,
     /// What the connection came in by.
     pub(crate) doors: Arc<Doors>,
 }

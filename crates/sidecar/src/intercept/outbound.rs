@@ -59,7 +59,7 @@ impl Leaving {
     async fn known(self, stream: TcpStream, upstream: Arc<Upstream>) {
         let target = || std::future::ready(Ok(Target::service(&upstream, None)));
         if upstream.protocol == Protocol::Opaque {
-            return tcp::carry(&self.worker, Direction::Outbound, stream, target(), self.guard).await;
+            return tcp::carry(&self.worker, (Direction::Outbound, None), stream, target(), self.guard).await;
         }
         let mesh = self.worker.mesh.clone();
         let drain = mesh.outbound_drain.clone();
@@ -72,11 +72,11 @@ impl Leaving {
             Ok((Detected::Http1, io)) => self.http(io, Http::One).await,
             Ok((Detected::Http2, io)) => self.http(io, Http::Two).await,
             // the application's own, which is not ours to read
-            Ok((Detected::Tls, io)) => tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await,
+            Ok((Detected::Tls, io)) => tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await,
             // not declared as what it is: the server speaks first, or the caller later
             Ok((Detected::Silent, io)) => {
                 let io = Overheard::new(io, mesh, self.to);
-                tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await;
+                tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await;
             }
             Ok((Detected::Nothing, _)) | Err(_) => {}
         }
@@ -111,7 +111,7 @@ impl Leaving {
     }
 
     async fn pass(self, io: impl Io) {
-        tcp::pass(&self.worker, Direction::Outbound, io, self.to, self.guard).await;
+        tcp::pass(&self.worker, (Direction::Outbound, None), io, self.to, self.guard).await;
     }
 
     fn refuse(&self, io: &impl Io, fault: &Fault) {
