@@ -26,3 +26,5 @@ mod programs;
 mod rules;
 #[path = "interception/start.rs"]
 mod start;
+#[path = "interception/tproxy.rs"]
+mod tproxy;

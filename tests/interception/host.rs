@@ -12,7 +12,7 @@ use tempfile::TempDir;
 pub(crate) const FUSEWIRE: &str = env!("CARGO_BIN_EXE_fusewire");
 /// The group that the sidecars run as, and nobody else.
 pub(crate) const GROUP: u32 = 1337;
-/// Of the applications: HTTP, then echo, greeter, HTTP on loopback alone, TLS.
+/// Of the applications: HTTP, then echo, greeter, HTTP on loopback alone, TLS, and who called.
 pub(crate) const APP: u16 = 8080;
 
 /// The mesh, as `shop` is configured in it where a test does not say otherwise.
@@ -48,7 +48,7 @@ impl World {
         Self::with(mesh, "allow")
     }
 
-    /// `unknown`: the sidecars' setting of that name.
+    /// `unknown`: the sidecars' setting of that name, and what may follow it in `intercept`.
     pub(crate) fn with(mesh: &str, unknown: &str) -> Self {
         let network = Network::new(3);
         let dir = tempfile::Builder::new().prefix("fusewire-test-").tempdir().unwrap();

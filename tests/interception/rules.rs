@@ -70,7 +70,7 @@ fn status_says_the_same_to_programs() {
         let said: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
         (out.status.code().unwrap(), said)
     };
-    assert_eq!(told(), (1, serde_json::json!({"in_place": false, "by": []})));
+    assert_eq!(told(), (1, serde_json::json!({"in_place": false, "by": [], "routes": []})));
     for (backend, tools) in [
         ("nft", &["nft"][..]),
         ("iptables-nft", &["iptables-nft-restore", "ip6tables-nft-restore"]),
@@ -151,7 +151,7 @@ fn without_the_permission_it_says_which_and_how_to_give_it() {
 }
 
 /// `fusewire intercept` where some programs are not installed.
-fn without(host: &Host, programs: &[&str], arguments: &[&str]) -> Output {
+pub(crate) fn without(host: &Host, programs: &[&str], arguments: &[&str]) -> Output {
     let hidden: String = programs.iter().map(|p| format!("mount --bind /dev/null $(command -v {p}) && ")).collect();
     let script = format!("{hidden} exec \"$0\" intercept \"$@\"");
     host.command("unshare").args(["-m", "sh", "-c", &script, FUSEWIRE]).args(arguments).output().unwrap()
@@ -199,7 +199,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_changed() {
     assert!(host.told("nft", &["list", "ruleset"]).is_empty());
 }
 
-fn status(host: &Host) -> (i32, String) {
+pub(crate) fn status(host: &Host) -> (i32, String) {
     let out = host.command(FUSEWIRE).args(["intercept", "status"]).output().unwrap();
     (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap())
 }

@@ -1,6 +1,6 @@
 """An application that knows nothing of a mesh. Ports from the one named: HTTP, echo, a server that speaks first, HTTP on
-loopback alone, and TLS where a certificate is given (PEM of key and chain in one file). It prints each request that it got,
-and leaves POST unanswered."""
+loopback alone, TLS where a certificate is given (PEM of key and chain in one file), and one that tells who called. It prints
+each request that it got, and leaves POST unanswered."""
 
 import http.server
 import socket
@@ -49,6 +49,7 @@ class Page(http.server.BaseHTTPRequestHandler):
         body = f"{name} {self.path} from={self.client_address[0].removeprefix('::ffff:')} fields={fields}\n".encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
+        self.send_header("x-caller-port", str(self.client_address[1]))
         self.end_headers()
         self.wfile.write(body)
 
@@ -68,11 +69,18 @@ class Greeter(socketserver.BaseRequestHandler):
         self.request.recv(1)
 
 
+class Who(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(f"from {self.client_address[0].removeprefix('::ffff:')}\r\n".encode())
+        self.request.recv(1)
+
+
 servers = [
     Http(("::", port), Page),
     Tcp(("::", port + 1), Echo),
     Tcp(("::", port + 2), Greeter),
     Loopback(("127.0.0.1", port + 3), Page),
+    Tcp(("::", port + 5), Who),
 ]
 if len(sys.argv) > 3:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

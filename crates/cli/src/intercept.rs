@@ -3,14 +3,17 @@
 //! It decides which tool puts them in and what an error of that tool means; the rules themselves are `net`'s
 //! ([`fusewire_net::redirect`]). It deliberately remembers nothing: what is in place is what the kernel says.
 
+mod routes;
 mod status;
 mod tool;
 
 use crate::output::Output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use fusewire_net::redirect::{Cidr, Family, Jumps, Owner, PortRange, Ports, Rules, iptables_down, iptables_up};
-use fusewire_net::redirect::{nft_down, nft_up};
+use fusewire_net::redirect::{
+    Cidr, Family, Inbound, Jumps, Owner, PortRange, Ports, Rules, iptables_down, iptables_up, nft_down, nft_up,
+};
+use routes::Routes;
 use std::process::ExitCode;
 use tool::{Nft, Xtables};
 
@@ -75,6 +78,10 @@ struct Up {
     /// The sidecar's `dns` port: questions for names go there, over UDP and TCP. Default: they are left alone.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     dns_port: Option<u16>,
+    /// The application sees its callers' addresses: what comes in is handed to the sidecar as it is (TPROXY), and a routing rule
+    /// brings the application's answers back. The sidecar's file says `intercept: {tproxy: true}`. Needs `ip` of iproute2.
+    #[arg(long)]
+    tproxy: bool,
     /// Only these ports are redirected when they are connected to from outside: 80,8000-8010. Default all.
     #[arg(long, value_delimiter = ',')]
     include_inbound_ports: Vec<PortRange>,
@@ -112,6 +119,7 @@ impl Up {
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
             dns_port: self.dns_port,
+            by: if self.tproxy { Inbound::Tproxy } else { Inbound::Redirect },
             sidecar: users.chain(groups).chain(self.mark.iter().map(|mark| Owner::Mark(*mark))).collect(),
             inbound: Ports { only: self.include_inbound_ports.clone(), except: self.exclude_inbound_ports.clone() },
             outbound: Ports { only: self.include_outbound_ports.clone(), except: self.exclude_outbound_ports.clone() },
@@ -192,6 +200,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             for (tools, down) in there(backend)? {
                 down.iter().try_for_each(|text| tools.load(text))?;
             }
+            Routes::find().map_or(Ok(()), |routes| routes.down())?;
         }
         Command::Status { output } => {
             tool::permitted()?;
@@ -203,6 +212,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn up(rules: &Rules, backend: Backend) -> Result<()> {
     let tools = backend.one().with_context(|| backend.missing())?;
+    match rules.by {
+        // before the rules: without it the application's answers go astray
+        Inbound::Tproxy => Routes::needed()?.up()?,
+        Inbound::Redirect => Routes::find().map_or(Ok(()), |routes| routes.down())?,
+    }
     // two sets of rules would redirect by whichever is asked first; and one tool may be another by name only
     let mut removed = false;
     for other in Backend::Auto.all().iter().filter(|other| other.name() != tools.name()) {
@@ -248,6 +262,14 @@ fn there(backend: Backend) -> Result<Vec<(Tools, Vec<Loaded>)>> {
 
 /// What `up` would feed to the tool, where nothing of ours is there yet.
 fn rehearsed(rules: &Rules, backend: Backend) -> String {
+    let calls: Vec<String> = match rules.by {
+        Inbound::Tproxy => [Family::V4, Family::V6].into_iter().flat_map(fusewire_net::redirect::routes::up).collect(),
+        Inbound::Redirect => Vec::new(),
+    };
+    Routes::written(&calls) + &rehearsed_rules(rules, backend)
+}
+
+fn rehearsed_rules(rules: &Rules, backend: Backend) -> String {
     let by_iptables = match backend {
         Backend::Auto => matches!(backend.one(), Some(Tools::Xtables(_))),
         Backend::Nft => false,
@@ -271,6 +293,9 @@ fn rehearsed_down(backend: Backend) -> Result<String> {
                 Tools::Xtables(x) => printed += &format!("# {} --noflush\n{text}", x.program(*family, "restore")),
             }
         }
+    }
+    if let Some(routes) = Routes::find() {
+        printed += &Routes::written(&routes.there()?);
     }
     Ok(printed)
 }

@@ -156,6 +156,10 @@ pub struct Intercept {
     /// families. What comes without mTLS is let in where the service's policy says `plain: allow` and the service names no
     /// `allow`.
     pub inbound: Vec<SocketAddr>,
+    /// `tproxy`: whether what comes in is handed over by TPROXY (`fusewire intercept up --tproxy`); the application is then called
+    /// by its caller's address, at the one that the caller connected to, and so has to listen there. Needs CAP_NET_ADMIN and
+    /// Linux. Default false.
+    pub tproxy: bool,
     /// `unknown`: what becomes of connections to destinations that the mesh does not know. Default allow.
     pub unknown: Unknown,
 }

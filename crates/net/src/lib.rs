@@ -12,6 +12,7 @@ mod original;
 mod prefixed;
 pub mod redirect;
 mod socket;
+mod transparent;
 
 pub use descriptors::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use detect::{Detected, detect};
@@ -19,3 +20,4 @@ pub use opening::{Opening, opening};
 pub use original::{canonical, original_destination};
 pub use prefixed::Prefixed;
 pub use socket::{connect, listen, reset_on_close, tune};
+pub use transparent::{connect_from, listen_transparent};

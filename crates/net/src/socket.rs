@@ -15,12 +15,21 @@ const USER_TIMEOUT: Duration = Duration::from_secs(13);
 
 /// A non-blocking listening socket, to be shared by all workers: one accept queue, so that none is dropped with a worker.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    listen_on(address, |_| Ok(()))
+}
+
+/// The same; `prepared` is called before the socket has its address.
+pub(crate) fn listen_on(
+    address: SocketAddr,
+    prepared: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(address.ip() != std::net::IpAddr::from([0u16; 8]))?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepared(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -38,7 +47,7 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// What the first that ends says; none is given up for another, since the way may be long.
-async fn first<T, F: Future<Output = T>>(dial: impl Fn() -> F) -> T {
+pub(crate) async fn first<T, F: Future<Output = T>>(dial: impl Fn() -> F) -> T {
     let later = async |wait| {
         tokio::time::sleep(wait).await;
         dial().await

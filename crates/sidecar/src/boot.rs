@@ -45,6 +45,12 @@ use tokio::task::JoinSet;
 pub enum SidecarError {
     #[error("sidecar.{field}: cannot listen on {address}: {source}")]
     Listen { field: &'static str, address: SocketAddr, source: io::Error },
+    #[error(
+        "sidecar.intercept.tproxy: {address} cannot be taken for connections to any address: {source} (it needs CAP_NET_ADMIN \
+         and Linux: in Kubernetes securityContext.capabilities.add: [NET_ADMIN], elsewhere AmbientCapabilities=CAP_NET_ADMIN; \
+         or leave `tproxy` out)"
+    )]
+    Transparent { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Socket(#[from] endpoint::BindError),
     #[error("sidecar.data_dir: {path}: {source}")]
@@ -206,6 +212,14 @@ fn prepare_data_dir(settings: &mut SidecarSettings) -> Result<(), SidecarError> 
         settings.admin.socket = Some(dir.join("sidecar.sock"));
     }
     Ok(())
+}
+
+/// A port that is taken is told from a permission that is lacking.
+pub(crate) fn not_transparent(address: SocketAddr, source: io::Error) -> SidecarError {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => SidecarError::Transparent { address, source },
+        _ => SidecarError::Listen { field: "intercept.inbound", address, source },
+    }
 }
 
 fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Spans>), SidecarError> {

@@ -46,7 +46,12 @@ fn destination(mesh: &Mesh, stream: &TcpStream, inbound: bool) -> Option<SocketA
     let (Ok(local), Ok(peer)) = (stream.local_addr().map(canonical), stream.peer_addr().map(canonical)) else {
         return None; // gone already
     };
-    let why = match original_destination(stream) {
+    let by_tproxy = inbound && mesh.settings.intercept.as_ref().is_some_and(|intercept| intercept.tproxy);
+    let original = if by_tproxy { Ok(local) } else { original_destination(stream) };
+    let why = match original {
+        Ok(to) if by_tproxy && is_own(mesh, to, local, inbound) => {
+            "its destination is this listener: the rules have to be those of `fusewire intercept up --tproxy`"
+        }
         Ok(to) if is_own(mesh, to, local, inbound) => "its destination is this listener",
         Ok(to) if inbound && !is_here(to.ip()) => "it came in for another machine, or for loopback from outside",
         Ok(to) if mesh.passing.has(peer, to) => {
@@ -74,7 +79,8 @@ fn is_here(ip: IpAddr) -> bool {
 fn is_own(mesh: &Mesh, to: SocketAddr, local: SocketAddr, inbound: bool) -> bool {
     let Some(intercept) = &mesh.settings.intercept else { return false };
     let mut listeners = intercept.outbound.iter().chain(&intercept.inbound);
-    to == local || listeners.any(|l| l.port() == to.port() && (inbound || to.ip().is_loopback() || l.ip() == to.ip()))
+    let at_listener = to == local && !(inbound && intercept.tproxy); // by TPROXY every connection has the address it was for
+    at_listener || listeners.any(|l| l.port() == to.port() && (inbound || to.ip().is_loopback() || l.ip() == to.ip()))
 }
 
 /// Whether there is nobody to ask. Before the first configuration that is no excuse: what the policy wants is not known.

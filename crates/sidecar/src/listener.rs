@@ -9,6 +9,7 @@ use crate::http::reply;
 use crate::http::serve::{Connection, Http, Way, serve};
 use crate::mesh::{Mesh, Worker};
 use crate::tcp;
+use crate::upstream::kept::Ends;
 use fusewire_identity::{ALPN_WIRE, Refusal, expect_alpn, peer_id, peer_not_after, refusal};
 use fusewire_model::ServiceName;
 use fusewire_model::service::Protocol;
@@ -82,7 +83,7 @@ pub(crate) async fn outbound(worker: Arc<Worker>, listener: TcpListener, to: Out
             match (to.protocol, &to.service) {
                 (Protocol::Opaque, Some(service)) => {
                     let target = worker.mesh.directory.service(&worker.mesh, service);
-                    tcp::carry(&worker, Direction::Outbound, stream, target, guard).await;
+                    tcp::carry(&worker, (Direction::Outbound, None), stream, target, guard).await;
                 }
                 _ => http(&worker, stream, peer, &to, guard).await,
             }
@@ -152,6 +153,7 @@ pub(crate) async fn from_application(
         until: None,
         denied: AtomicBool::new(false),
         caller: Some(peer.ip()),
+        ends: None,
         doors: doors.clone(),
     };
     serve(io, http, Arc::new(connection)).await;
@@ -184,7 +186,10 @@ async fn from_peer(
         () = worker.mesh.inbound_drain.hurried() => return, // nothing was asked yet
     };
     match spoken {
-        Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => secured(worker, stream, (peer, until), guard, doors).await,
+        Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => {
+            let ends = Ends::of(&worker.mesh, peer, stream.local_addr().ok());
+            secured(worker, stream, (peer, ends, until), guard, doors).await;
+        }
         Ok(Ok(1..)) => {
             // a client that speaks HTTP in clear deserves an answer it can read
             let _ = stream.write_all(reply::NOT_TLS).await;
@@ -199,7 +204,7 @@ async fn from_peer(
 pub(crate) async fn secured(
     worker: &Arc<Worker>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    (peer, until): (SocketAddr, Instant),
+    (peer, ends, until): (SocketAddr, Option<Ends>, Instant),
     guard: SharedGuard,
     doors: &Arc<Doors>,
 ) {
@@ -223,6 +228,7 @@ pub(crate) async fn secured(
         until: Some(until),
         denied: AtomicBool::new(false),
         caller: None,
+        ends,
         doors: doors.clone(),
     };
     serve(io, Http::Two, Arc::new(connection)).await;

@@ -3,7 +3,7 @@
 //! It decides which socket of a predecessor is which of ours: the one with the same transport and the same address in the
 //! configuration, port 0 included. It deliberately accepts nothing.
 
-use crate::boot::{Bound, SidecarError};
+use crate::boot::{Bound, SidecarError, not_transparent};
 use crate::dns;
 use crate::doors::Doors;
 use crate::listener::Outbound;
@@ -44,6 +44,14 @@ impl Inherited {
             None => fusewire_net::listen(address),
         }
     }
+
+    /// One that takes connections for any address.
+    fn transparent(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
+        match self.take(TRANSPARENT, address) {
+            Some(socket) => Ok(socket.into()),
+            None => fusewire_net::listen_transparent(address),
+        }
+    }
 }
 
 fn named(transport: &str, address: SocketAddr) -> String {
@@ -56,23 +64,28 @@ impl Sockets {
     /// # Errors
     /// The first that cannot be had, by its field.
     pub(crate) async fn bind(settings: &SidecarSettings, inherited: &mut Inherited) -> Result<Self, SidecarError> {
-        let mut listen =
-            |field, address| inherited.tcp(address).map_err(|source| SidecarError::Listen { field, address, source });
+        let listen = |inherited: &mut Inherited, field, address| {
+            inherited.tcp(address).map_err(|source| SidecarError::Listen { field, address, source })
+        };
         let mut outbound = Vec::new();
         for o in &settings.outbound {
             let doors = Doors::new(settings.limits.connections);
             let to = Outbound { service: o.service.clone(), protocol: o.protocol, doors };
-            outbound.push((listen("outbound", o.listen)?, to));
+            outbound.push((listen(inherited, "outbound", o.listen)?, to));
         }
-        let inbound = settings.inbound.as_ref().map(|i| listen("inbound", i.listen)).transpose()?;
+        let inbound = settings.inbound.as_ref().map(|i| listen(inherited, "inbound", i.listen)).transpose()?;
         let mut intercept = Vec::new();
         for (direction, field, at) in redirected(settings) {
-            intercept.push((listen(field, at)?, direction, Doors::new(settings.limits.connections)));
+            let listener = match transport(settings, direction) {
+                TRANSPARENT => inherited.transparent(at).map_err(|source| not_transparent(at, source))?,
+                _ => listen(inherited, field, at)?,
+            };
+            intercept.push((listener, direction, Doors::new(settings.limits.connections)));
         }
         let admin = match settings.admin.listen {
             Some(address) => {
                 let failed = |source| SidecarError::Listen { field: "admin.listen", address, source };
-                Some(tokio::net::TcpListener::from_std(listen("admin.listen", address)?).map_err(failed)?)
+                Some(tokio::net::TcpListener::from_std(listen(inherited, "admin.listen", address)?).map_err(failed)?)
             }
             None => None,
         };
@@ -113,8 +126,8 @@ impl Sockets {
         for (i, listener) in settings.inbound.iter().zip(&self.inbound) {
             keep("tcp", i.listen, listener.as_fd())?;
         }
-        for ((.., at), (listener, ..)) in redirected(settings).zip(&self.intercept) {
-            keep("tcp", at, listener.as_fd())?;
+        for ((direction, _, at), (listener, ..)) in redirected(settings).zip(&self.intercept) {
+            keep(transport(settings, direction), at, listener.as_fd())?;
         }
         for (address, listener) in settings.admin.listen.iter().zip(&self.admin) {
             keep("tcp", *address, listener.as_fd())?;
@@ -126,6 +139,15 @@ impl Sockets {
         }
         Ok(handles)
     }
+}
+
+/// A listener that was not made to be transparent cannot serve as one.
+const TRANSPARENT: &str = "tproxy";
+
+/// What a listener for redirected connections is.
+fn transport(settings: &SidecarSettings, direction: Direction) -> &'static str {
+    let tproxy = settings.intercept.as_ref().is_some_and(|intercept| intercept.tproxy);
+    if tproxy && direction == Direction::Inbound { TRANSPARENT } else { "tcp" }
 }
 
 /// The listeners for redirected connections, in the order in which they are bound.

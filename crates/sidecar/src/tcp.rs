@@ -6,6 +6,7 @@ use crate::fault::Fault;
 use crate::http::exchange::Exchange;
 use crate::mesh::Worker;
 use crate::snapshot::Target;
+use crate::upstream::kept::Ends;
 use crate::upstream::tunnel;
 use fusewire_resilience::{Happening, classify};
 use fusewire_telemetry::metrics::Direction;
@@ -16,15 +17,16 @@ use std::time::Duration;
 /// How long a destination that no policy is about may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Without an instance the connection is reset: in bytes there is no other way to say no.
+/// `ends`: by whose address the application beside us is called, where that is not ours. Without an instance the connection is reset: in bytes there is no other way to say no.
 pub(crate) async fn carry(
     worker: &Arc<Worker>,
-    direction: Direction,
+    (direction, ends): (Direction, Option<Ends>),
     stream: impl tunnel::Io,
     target: impl Future<Output = Result<Target, Fault>>,
     guard: SharedGuard,
 ) {
     let mut exchange = Exchange::begin_tcp(worker, direction, None);
+    exchange.ends = ends;
     let opened = async {
         let target = target.await?;
         exchange.decide_tcp(target.policy.sample);
@@ -47,14 +49,20 @@ pub(crate) async fn carry(
 /// On to `address`, which the mesh has no word about: in clear, and counted where no service is.
 pub(crate) async fn pass(
     worker: &Arc<Worker>,
-    direction: Direction,
+    (direction, ends): (Direction, Option<Ends>),
     stream: impl tunnel::Io,
     address: SocketAddr,
     guard: SharedGuard,
 ) {
     let mut exchange = Exchange::begin_tcp(worker, direction, None);
     exchange.passes(address);
-    let dialled = tokio::time::timeout(CONNECT, fusewire_net::connect(address)).await;
+    let dial = async {
+        match ends {
+            Some(ends) => fusewire_net::connect_from(ends.caller, address).await,
+            None => fusewire_net::connect(address).await,
+        }
+    };
+    let dialled = tokio::time::timeout(CONNECT, dial).await;
     let failed = |e: std::io::Error| Fault::ConnectFailed(e.kind());
     match dialled.map_or(Err(Fault::ConnectTimeout), |dialled| dialled.map_err(failed)) {
         Ok(far) => {

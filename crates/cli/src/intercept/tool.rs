@@ -1,7 +1,7 @@
 //! nft and iptables as programs: where they are, and what they mean when they fail.
 
 use anyhow::{Context, Result, bail};
-use fusewire_net::redirect::{Family, TABLE};
+use fusewire_net::redirect::{Family, TABLE, TABLES};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,7 +29,7 @@ pub(super) fn families() -> Vec<Family> {
     [Family::V4, Family::V6].into_iter().filter(|family| v6 || *family == Family::V4).collect()
 }
 
-fn find(name: &str) -> Option<PathBuf> {
+pub(super) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     places.map(|dir| dir.join(name)).find(|candidate| candidate.is_file())
@@ -79,13 +79,21 @@ impl Xtables {
         Ok(Command::new(path))
     }
 
-    /// The table `nat` as it is.
+    /// The tables that hold anything of ours, as they are.
     pub(super) fn saved(&self, family: Family) -> Result<String> {
-        // to ask the old tables is to make them
-        if self.variant == "-legacy" && !legacy_has_nat(family) {
-            return Ok(String::new());
+        let mut all = String::new();
+        for table in TABLES {
+            // to ask the old tables is to make them
+            if self.variant == "-legacy" && !legacy_has(family, table) {
+                continue;
+            }
+            match run(self.command(family, "save")?.args(["-t", table]), "") {
+                Ok(saved) => all += &saved,
+                Err(_) if table != TABLES[0] => {} // a kernel without it has nothing of ours in it
+                Err(e) => return Err(e),
+            }
         }
-        run(self.command(family, "save")?.args(["-t", "nat"]), "")
+        Ok(all)
     }
 
     pub(super) fn restore(&self, family: Family, text: &str) -> Result<()> {
@@ -93,13 +101,13 @@ impl Xtables {
     }
 }
 
-fn legacy_has_nat(family: Family) -> bool {
+fn legacy_has(family: Family, table: &str) -> bool {
     let names = if family == Family::V4 { "/proc/net/ip_tables_names" } else { "/proc/net/ip6_tables_names" };
-    std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == "nat"))
+    std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
 /// Feeds `text`; what it printed, or an error with a remedy.
-fn run(command: &mut Command, text: &str) -> Result<String> {
+pub(super) fn run(command: &mut Command, text: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("{program} does not start"))?;
@@ -110,13 +118,17 @@ fn run(command: &mut Command, text: &str) -> Result<String> {
         return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
-    bail!("{program}: {said}\n{}", remedy(&said));
+    bail!("{program}: {said}\n{}", remedy(&said, text));
 }
 
-fn remedy(said: &str) -> &'static str {
+/// `fed`: what the tool was to do.
+fn remedy(said: &str, fed: &str) -> &'static str {
     let says = |any: &[&str]| any.iter().any(|what| said.contains(what));
     if says(&["Operation not permitted", "Permission denied", "you must be root"]) {
         PERMISSION
+    } else if ["tproxy", "TPROXY"].iter().any(|name| fed.contains(name)) {
+        "this kernel may lack TPROXY: load nft_tproxy (for iptables xt_TPROXY, xt_connmark and iptable_mangle) on the node, or leave \
+         --tproxy out"
     } else if says(&["can't initialize", "Table does not exist", "do you need to insmod", "incompatible"]) {
         "this kernel has no NAT for iptables: load iptable_nat and ip6table_nat on the node, or use --backend nft"
     } else if says(&["No such file or directory", "not supported", "Invalid argument"]) {
@@ -133,13 +145,19 @@ mod tests {
 
     #[test]
     fn what_the_tools_say_has_a_remedy() {
-        for (said, wanted) in [
-            ("Error: Could not process rule: Operation not permitted", "CAP_NET_ADMIN"),
-            ("iptables-restore v1.8.9 (legacy): can't initialize iptables table `nat'", "iptable_nat"),
-            ("/dev/stdin:5:3-4: Error: Could not process rule: No such file or directory", "nft_chain_nat"),
-            ("something else", "none of these rules"),
+        for (said, fed, wanted) in [
+            ("Error: Could not process rule: Operation not permitted", "tproxy to :1", "CAP_NET_ADMIN"),
+            ("iptables-restore v1.8.9 (legacy): can't initialize iptables table `nat'", "", "iptable_nat"),
+            ("/dev/stdin:5:3-4: Error: Could not process rule: No such file or directory", "", "nft_chain_nat"),
+            (
+                "/dev/stdin:5:3-4: Error: Could not process rule: No such file or directory",
+                "tproxy to :1",
+                "nft_tproxy",
+            ),
+            ("iptables-restore: line 12 failed", "-j TPROXY --on-port 1", "xt_TPROXY"),
+            ("something else", "", "none of these rules"),
         ] {
-            assert!(remedy(said).contains(wanted), "{said}: {}", remedy(said));
+            assert!(remedy(said, fed).contains(wanted), "{said}: {}", remedy(said, fed));
         }
     }
 }

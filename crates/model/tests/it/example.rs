@@ -429,6 +429,7 @@ fn the_sidecar_section_is_complete() {
                         inbound: [
                             0.0.0.0:15016,
                         ],
+                        tproxy: true,
                         unknown: Refuse,
                     },
                 ),

@@ -11,16 +11,28 @@
 //! Loopback is left alone in both directions: an application that calls its own address reaches itself, and the way from a
 //! sidecar to its application cannot come back to the sidecar.
 //!
-//! Invariant: every rule stands in a table or chain of our own, but for one jump from each of two base chains of iptables;
-//! so taking out what bears our name takes out everything, and nothing else.
+//! What comes in is redirected by changing its destination, and then the application sees its sidecar as its caller; or it is
+//! handed to the sidecar's socket as it is ([`Inbound::Tproxy`]), which may then call the application by its caller's address.
+//! The application's answers to that address would leave the machine: they are known by their connection's mark, and led
+//! back over loopback ([`routes`]).
+//!
+//! Invariant: every rule stands in a table or chain of our own, but for one jump from each of two base chains of iptables in
+//! each of its tables, and a routing rule with numbers of our own; so taking out what bears our name takes out everything, and
+//! nothing else.
 
 mod iptables;
 mod nft;
+pub mod routes;
 mod set;
 
-pub use iptables::{Jumps, iptables_down, iptables_up};
+pub use iptables::{Jumps, TABLES, iptables_down, iptables_up};
 pub use nft::{TABLE, nft_down, nft_up};
+pub use routes::ANSWERS;
 pub use set::{Cidr, PortRange};
+
+/// The mark of a connection that came in and is the sidecar's by TPROXY, from its first packet on: what belongs to it goes to
+/// the sidecar or nowhere, also where the kernel answers with SYN cookies.
+const TAKEN: u32 = ANSWERS + 1;
 
 /// Where names that exist only in the mesh have their addresses; redirected whatever is excluded, for nobody else is there.
 const VIRTUAL: &str = "240.0.0.0/8";
@@ -34,11 +46,22 @@ pub struct Rules {
     /// Where it answers questions for names; `None`: they are left alone.
     pub dns_port: Option<u16>,
     pub sidecar: Vec<Owner>,
+    pub by: Inbound,
     pub inbound: Ports,
     pub outbound: Ports,
     /// Only destinations in these; empty: all.
     pub only_to: Vec<Cidr>,
     pub except_to: Vec<Cidr>,
+}
+
+/// How what comes in is brought to the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Inbound {
+    /// Its destination is changed.
+    #[default]
+    Redirect,
+    /// It is handed over as it is, to a socket that may have it (IP_TRANSPARENT). Where there is no such socket it is dropped.
+    Tproxy,
 }
 
 /// How the sidecar's own connections are told from its application's.

@@ -1,6 +1,6 @@
 //! For `nft -f -`. One transaction: the table is there before, or as it should be after, and never half.
 
-use super::{Cidr, Owner, PortRange, Ports, Rules, VIRTUAL};
+use super::{ANSWERS, Cidr, Inbound, Owner, PortRange, Ports, Rules, TAKEN, VIRTUAL};
 use std::fmt::{Display, Write};
 
 /// Ours, for both families.
@@ -14,15 +14,36 @@ pub fn nft_up(rules: &Rules) -> String {
     };
     line(0, &format!("table {TABLE} {{"));
     line(1, "chain inbound {");
-    line(2, "type nat hook prerouting priority -100; policy accept;");
+    line(
+        2,
+        match rules.by {
+            Inbound::Redirect => "type nat hook prerouting priority -100; policy accept;",
+            Inbound::Tproxy => "type filter hook prerouting priority -150; policy accept;",
+        },
+    );
     line(2, "meta l4proto != tcp return");
     line(2, "iifname \"lo\" return");
     for elsewhere in ["ip daddr 127.0.0.0/8", "fib daddr type != local"] {
         line(2, &format!("{elsewhere} return"));
     }
     by_port(&rules.inbound, &mut |rule| line(2, &rule));
-    line(2, &format!("meta l4proto tcp redirect to :{}", rules.inbound_port));
+    match rules.by {
+        Inbound::Redirect => line(2, &format!("meta l4proto tcp redirect to :{}", rules.inbound_port)),
+        Inbound::Tproxy => {
+            line(2, &format!("tcp flags & (fin | syn | rst | ack) == syn ct mark set {TAKEN:#x}"));
+            line(2, &format!("ct mark {TAKEN:#x} meta l4proto tcp tproxy to :{} accept", rules.inbound_port));
+            line(2, &format!("ct mark {TAKEN:#x} drop"));
+        }
+    }
     line(1, "}");
+    if rules.by == Inbound::Tproxy {
+        line(1, "chain answers {");
+        line(2, "type route hook output priority -150; policy accept;");
+        line(2, "meta l4proto != tcp return");
+        line(2, &format!("ct direction original meta mark {ANSWERS:#x} ct mark set {ANSWERS:#x}"));
+        line(2, &format!("ct direction reply ct mark {ANSWERS:#x} meta mark set {ANSWERS:#x}"));
+        line(1, "}");
+    }
     line(1, "chain outbound {");
     line(2, "type nat hook output priority -100; policy accept;");
     if rules.dns_port.is_none() {

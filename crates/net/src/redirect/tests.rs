@@ -12,6 +12,7 @@ fn plain() -> Rules {
         inbound_port: 15006,
         dns_port: None,
         sidecar: vec![Owner::User(1337)],
+        by: Inbound::Redirect,
         inbound: Ports::default(),
         outbound: Ports::default(),
         only_to: Vec::new(),
@@ -101,6 +102,123 @@ fn nft_with_every_wish() {
 fn nft_of_one_family_alone_leaves_the_other() {
     let rules = Rules { only_to: vec!["10.0.0.0/8".parse().unwrap()], ..plain() };
     assert!(nft_up(&rules).contains("ip daddr != { 10.0.0.0/8 } return\n        meta nfproto ipv6 return\n"));
+}
+
+fn tproxy() -> Rules {
+    Rules { by: Inbound::Tproxy, inbound: ports(&["80", "8000-8010"], &["22"]), ..plain() }
+}
+
+#[test]
+fn nft_with_tproxy() {
+    expect![[r#"
+        table inet fusewire {
+        }
+        delete table inet fusewire
+        table inet fusewire {
+            chain inbound {
+                type filter hook prerouting priority -150; policy accept;
+                meta l4proto != tcp return
+                iifname "lo" return
+                ip daddr 127.0.0.0/8 return
+                fib daddr type != local return
+                tcp dport { 22 } return
+                tcp dport != { 80, 8000-8010 } return
+                tcp flags & (fin | syn | rst | ack) == syn ct mark set 0xf05f
+                ct mark 0xf05f meta l4proto tcp tproxy to :15006 accept
+                ct mark 0xf05f drop
+            }
+            chain answers {
+                type route hook output priority -150; policy accept;
+                meta l4proto != tcp return
+                ct direction original meta mark 0xf05e ct mark set 0xf05e
+                ct direction reply ct mark 0xf05e meta mark set 0xf05e
+            }
+            chain outbound {
+                type nat hook output priority -100; policy accept;
+                meta l4proto != tcp return
+                meta skuid 1337 return
+                oifname "lo" return
+                meta l4proto tcp redirect to :15001
+            }
+        }
+    "#]]
+    .assert_eq(&nft_up(&tproxy()));
+}
+
+#[test]
+fn iptables_with_tproxy() {
+    expect![[r#"
+        *nat
+        :FUSEWIRE_OUTBOUND - [0:0]
+        :FUSEWIRE_OUTBOUND_PORTS - [0:0]
+        :FUSEWIRE_DNS - [0:0]
+        -A FUSEWIRE_OUTBOUND -m owner --uid-owner 1337 -j RETURN
+        -A FUSEWIRE_OUTBOUND -o lo -j RETURN
+        -A FUSEWIRE_OUTBOUND -j FUSEWIRE_OUTBOUND_PORTS
+        -A FUSEWIRE_OUTBOUND_PORTS -p tcp -j REDIRECT --to-ports 15001
+        -A OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
+        COMMIT
+        *mangle
+        :FUSEWIRE_TPROXY - [0:0]
+        :FUSEWIRE_TPROXY_PORTS - [0:0]
+        :FUSEWIRE_TAKEN - [0:0]
+        :FUSEWIRE_ANSWERS - [0:0]
+        -A FUSEWIRE_TPROXY -i lo -j RETURN
+        -A FUSEWIRE_TPROXY -d 127.0.0.0/8 -j RETURN
+        -A FUSEWIRE_TPROXY -m addrtype ! --dst-type LOCAL -j RETURN
+        -A FUSEWIRE_TPROXY -p tcp --dport 22 -j RETURN
+        -A FUSEWIRE_TPROXY -j FUSEWIRE_TPROXY_PORTS
+        -A FUSEWIRE_TPROXY_PORTS -p tcp --dport 80 -j FUSEWIRE_TAKEN
+        -A FUSEWIRE_TPROXY_PORTS -p tcp --dport 8000:8010 -j FUSEWIRE_TAKEN
+        -A FUSEWIRE_TAKEN -p tcp --syn -j CONNMARK --set-mark 0xf05f
+        -A FUSEWIRE_TAKEN -p tcp -m connmark --mark 0xf05f -j TPROXY --on-port 15006
+        -A FUSEWIRE_ANSWERS -m mark --mark 0xf05e -m conntrack --ctdir ORIGINAL -j CONNMARK --set-mark 0xf05e
+        -A FUSEWIRE_ANSWERS -m connmark --mark 0xf05e -m conntrack --ctdir REPLY -j MARK --set-mark 0xf05e
+        -A PREROUTING -p tcp -j FUSEWIRE_TPROXY
+        -A OUTPUT -p tcp -j FUSEWIRE_ANSWERS
+        COMMIT
+    "#]]
+    .assert_eq(&iptables_up(&tproxy(), Family::V4, &Jumps::default()));
+}
+
+/// From one form to the other and back, nothing of the first is left.
+#[test]
+fn iptables_in_the_other_form_takes_out_the_chains_of_the_first() {
+    let to_tproxy = iptables_up(&tproxy(), Family::V4, &Jumps::of(SAVED));
+    for gone in ["-D PREROUTING -p tcp -j FUSEWIRE_INBOUND", "-X FUSEWIRE_INBOUND", "-X FUSEWIRE_INBOUND_PORTS"] {
+        assert!(to_tproxy.lines().any(|line| line == gone), "{gone} is not in\n{to_tproxy}");
+    }
+    assert!(!to_tproxy.contains("-A FUSEWIRE_INBOUND"), "{to_tproxy}");
+    let there = Jumps::of(&iptables_up(&tproxy(), Family::V4, &Jumps::default()));
+    assert!(there.is_tproxy() && there.is_whole());
+    expect![[r#"
+        *nat
+        -D OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
+        -F FUSEWIRE_OUTBOUND
+        -F FUSEWIRE_OUTBOUND_PORTS
+        -F FUSEWIRE_DNS
+        -X FUSEWIRE_OUTBOUND
+        -X FUSEWIRE_OUTBOUND_PORTS
+        -X FUSEWIRE_DNS
+        COMMIT
+        *mangle
+        -D PREROUTING -p tcp -j FUSEWIRE_TPROXY
+        -D OUTPUT -p tcp -j FUSEWIRE_ANSWERS
+        -F FUSEWIRE_TPROXY
+        -F FUSEWIRE_TPROXY_PORTS
+        -F FUSEWIRE_TAKEN
+        -F FUSEWIRE_ANSWERS
+        -X FUSEWIRE_TPROXY
+        -X FUSEWIRE_TPROXY_PORTS
+        -X FUSEWIRE_TAKEN
+        -X FUSEWIRE_ANSWERS
+        COMMIT
+    "#]]
+    .assert_eq(&iptables_down(&there).unwrap());
+    let back = iptables_up(&plain(), Family::V4, &there);
+    let (nat, mangle) = back.split_once("COMMIT\n").unwrap();
+    assert!(nat.contains("-A PREROUTING -p tcp -j FUSEWIRE_INBOUND\n"), "{nat}");
+    assert!(mangle.starts_with("*mangle\n-D PREROUTING") && !mangle.contains("-A "), "{mangle}");
 }
 
 #[test]

@@ -228,7 +228,7 @@ impl Again {
         if same {
             self.stale = Some(last.index);
             if let Some(instance) = target.upstream.set.members().nth(last.index) {
-                instance.pool(worker).drop_idle_h1();
+                instance.drop_idle_h1(worker);
             }
         }
         same

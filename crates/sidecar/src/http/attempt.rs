@@ -45,7 +45,7 @@ fn launch<'a>(
 ) -> Result<(Request<SendBody>, Bounds, Waiting<'a>), Fault> {
     exchange.attempted(&attempt);
     (exchange.reason, exchange.grpc_status) = (None, None); // of an attempt before this one
-    let instance = attempt.member().clone();
+    let instance = exchange.member(&attempt);
     let from_sidecar = instance.key.sidecar.is_some();
     if !from_sidecar && !target.allows_plain(exchange.direction) {
         return Err(Fault::PlainDenied);

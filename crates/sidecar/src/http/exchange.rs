@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::mesh::Worker;
 use crate::snapshot::{Passes, Target};
 use crate::upstream::instance::Instance;
+use crate::upstream::kept::Ends;
 use crate::upstream::service::Upstream;
 use fusewire_identity::SpiffeId;
 use fusewire_model::policy::Ratio;
@@ -36,6 +37,8 @@ pub(crate) struct Exchange {
     pub(crate) worker: Arc<Worker>,
     pub(crate) direction: Direction,
     pub(crate) peer: Option<Arc<SpiffeId>>,
+    /// Inbound: by whose address the application is called, where that is not ours.
+    pub(crate) ends: Option<Ends>,
     pub(crate) started: Time,
     /// The last reading of the clock that its attempts begin by.
     pub(crate) now: Time,
@@ -150,6 +153,7 @@ impl Exchange {
         Self {
             worker: worker.clone(),
             direction,
+            ends: None,
             started,
             now: started,
             is_grpc: false,
@@ -306,6 +310,14 @@ impl Exchange {
         if let Some(recording) = &mut self.trace.recording {
             let span = SpanId::from_bits(self.worker.random());
             recording.attempt(span, attempt.member(), self.probe, attempt.started());
+        }
+    }
+
+    /// The instance that the attempt goes to, as this exchange's caller reaches it.
+    pub(crate) fn member(&self, attempt: &Attempt<Instance>) -> Arc<Instance> {
+        match self.ends {
+            Some(ends) => attempt.member().kept_for(ends, attempt.started()),
+            None => attempt.member().clone(),
         }
     }
 

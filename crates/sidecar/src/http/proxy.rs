@@ -31,6 +31,7 @@ pub(crate) async fn proxy(connection: &Arc<Connection>, mut request: Request<Inc
     let near = if connection.is_wire() { connect::take_stream(&mut request) } else { Near::Upgrade };
     let peer = connection.peer.clone();
     let mut exchange = Box::new(Exchange::begin(&connection.worker, connection.direction, peer, &request));
+    exchange.ends = connection.ends;
     if let Err(fault) = check::request(&request, said_by, &connection.worker.mesh.settings.limits) {
         exchange.decide(Ratio::DEFAULT, &request);
         return reply::own(exchange, &fault);

@@ -14,6 +14,7 @@ use crate::mesh::Worker;
 use crate::snapshot::{Route, Target};
 use crate::trust::until_denied;
 use crate::upstream::connect::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::upstream::kept::Ends;
 use fusewire_identity::SpiffeId;
 use fusewire_model::ServiceName;
 use fusewire_model::node::Forwarded;
@@ -62,6 +63,8 @@ pub(crate) struct Connection {
     pub(crate) denied: AtomicBool,
     /// Where the caller's application is; `None`: its sidecar has seen to that.
     pub(crate) caller: Option<IpAddr>,
+    /// Inbound: by whose address the application is called, where that is not ours.
+    pub(crate) ends: Option<Ends>,
     /// What the connection came in by.
     pub(crate) doors: Arc<Doors>,
 }

@@ -10,6 +10,7 @@ use crate::listener::{self, Counted, TLS_HANDSHAKE};
 use crate::mesh::{Mesh, Worker};
 use crate::snapshot::Target;
 use crate::tcp;
+use crate::upstream::kept::Ends;
 use crate::upstream::tunnel::Io;
 use fusewire_model::policy::Plain;
 use fusewire_model::service::{Allow, Protocol};
@@ -29,7 +30,8 @@ pub(crate) async fn enter(worker: Arc<Worker>, listener: TcpListener, doors: Arc
         let (worker, doors) = (worker.clone(), doors.clone());
         tokio::spawn(async move {
             let Some(to) = destination(&worker.mesh, &stream, true) else { return };
-            Entering { worker, peer: canonical(peer), to, guard, doors }.come(stream).await;
+            let ends = Ends::of(&worker.mesh, peer, Some(to));
+            Entering { worker, peer: canonical(peer), ends, to, guard, doors }.come(stream).await;
         });
     };
     let full = |_| mesh.unrouted(Direction::Inbound).reason(Reason::Overloaded);
@@ -53,6 +55,7 @@ pub(crate) fn admit_plain(mesh: &Mesh, port: u16) -> Result<Target, Fault> {
 struct Entering {
     worker: Arc<Worker>,
     peer: SocketAddr,
+    ends: Option<Ends>,
     to: SocketAddr,
     guard: SharedGuard,
     doors: Arc<Doors>,
@@ -71,7 +74,8 @@ impl Entering {
             Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => {
                 let Ok(Ok((wire, io))) = timeout_at(until, hello::is_wire(stream)).await else { return };
                 if wire {
-                    return listener::secured(&self.worker, io, (self.peer, until), self.guard, &self.doors).await;
+                    return listener::secured(&self.worker, io, (self.peer, self.ends, until), self.guard, &self.doors)
+                        .await;
                 }
                 self.bytes(io).await; // the application's own
             }
@@ -125,6 +129,7 @@ impl Entering {
             until: None,
             denied: AtomicBool::new(false),
             caller: Some(self.peer.ip()),
+            ends: self.ends,
             doors: self.doors,
         };
         serve(io, http, Arc::new(connection)).await;
@@ -133,7 +138,7 @@ impl Entering {
     async fn bytes(self, io: impl Io) {
         match admit_plain(&self.worker.mesh, self.to.port()) {
             Err(Fault::NoRoute) if passes_unknown(&self.worker.mesh, self.to) => {
-                tcp::pass(&self.worker, Direction::Inbound, io, self.to, self.guard).await;
+                tcp::pass(&self.worker, (Direction::Inbound, self.ends), io, self.to, self.guard).await;
             }
             Err(fault) => {
                 let mut exchange = Exchange::begin_tcp(&self.worker, Direction::Inbound, None);
@@ -142,7 +147,7 @@ impl Entering {
             }
             admitted => {
                 let target = std::future::ready(admitted);
-                tcp::carry(&self.worker, Direction::Inbound, io, target, self.guard).await;
+                tcp::carry(&self.worker, (Direction::Inbound, self.ends), io, target, self.guard).await;
             }
         }
     }

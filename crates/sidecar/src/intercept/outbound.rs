@@ -59,7 +59,7 @@ impl Leaving {
     async fn known(self, stream: TcpStream, upstream: Arc<Upstream>) {
         let target = || std::future::ready(Ok(Target::service(&upstream, None)));
         if upstream.protocol == Protocol::Opaque {
-            return tcp::carry(&self.worker, Direction::Outbound, stream, target(), self.guard).await;
+            return tcp::carry(&self.worker, (Direction::Outbound, None), stream, target(), self.guard).await;
         }
         let mesh = self.worker.mesh.clone();
         let drain = mesh.outbound_drain.clone();
@@ -75,12 +75,12 @@ impl Leaving {
             Ok((Opening::Other, io)) if upstream.protocol != Protocol::Http => self.http(io, Http::One).await,
             // the application's own TLS, which is not ours to read, or a protocol that nobody declared
             Ok((Opening::Tls | Opening::Other, io)) => {
-                tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await;
+                tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await;
             }
             // the server speaks first, or the caller later
             Ok((Opening::Silent, io)) => {
                 let io = Overheard::new(io, mesh, self.to);
-                tcp::carry(&self.worker, Direction::Outbound, io, target(), self.guard).await;
+                tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await;
             }
             Err(_) => {}
         }
@@ -115,7 +115,7 @@ impl Leaving {
     }
 
     async fn pass(self, io: impl Io) {
-        tcp::pass(&self.worker, Direction::Outbound, io, self.to, self.guard).await;
+        tcp::pass(&self.worker, (Direction::Outbound, None), io, self.to, self.guard).await;
     }
 
     fn refuse(&self, io: &impl Io, fault: &Fault) {

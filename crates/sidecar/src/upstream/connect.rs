@@ -142,7 +142,7 @@ pub(crate) async fn take_h1(
         let dialled = tokio::time::timeout(limit, dial_h1(&mesh, &instance, room)).await;
         let dialled = dialled.unwrap_or(Err(Fault::ConnectTimeout)).map(|(sender, gauge)| {
             let unanswered = Some(instance.dials.succeeded(turn));
-            H1 { sender, gauge, unanswered }
+            H1 { sender, gauge, unanswered, home: None }
         });
         if let Err(Ok(unclaimed)) = tell.send(dialled) {
             instance.give_h1(index, unclaimed, mesh.clock.now());
@@ -174,7 +174,11 @@ async fn dial_h1(
 pub(crate) async fn tcp(instance: &Instance) -> Result<TcpStream, Fault> {
     let address = instance.dial_address();
     let connect = async || {
-        let stream = fusewire_net::connect(address).await.map_err(|e| match e.kind() {
+        let dialled = match instance.ends() {
+            Some(ends) => fusewire_net::connect_from(ends.caller, address).await,
+            None => fusewire_net::connect(address).await,
+        };
+        let stream = dialled.map_err(|e| match e.kind() {
             std::io::ErrorKind::TimedOut => Fault::ConnectTimeout,
             kind => Fault::ConnectFailed(kind),
         })?;
@@ -183,7 +187,8 @@ pub(crate) async fn tcp(instance: &Instance) -> Result<TcpStream, Fault> {
         }
         Ok(stream)
     };
-    let Some(gate) = instance.bounds.gate.as_ref().filter(|_| address.ip().is_loopback()) else {
+    let Some(gate) = instance.bounds.gate.as_ref().filter(|_| address.ip().is_loopback() || instance.ends().is_some())
+    else {
         return connect().await;
     };
     loop {

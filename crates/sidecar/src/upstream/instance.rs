@@ -3,6 +3,7 @@
 //! Invariant 5: it survives every snapshot that still holds its key; dropping the last reference closes its connections.
 
 use super::dials::Dials;
+use super::kept::{self, Ends, Kept};
 use super::pool::{H1, Pool};
 use crate::bounds::Bounds;
 use crate::intercept::Passing;
@@ -11,8 +12,8 @@ use fusewire_resilience::{Class, Member, Node, Override, ProbeResult, State, Tim
 use fusewire_telemetry::metrics::{InstanceMetrics, ServiceMetrics};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Address, proven identity and unique id: a reused address is a new instance.
@@ -31,8 +32,12 @@ pub(crate) struct Instance {
     id: u64,
     zone: u64,
     pools: Box<[Pool]>,
+    /// Whose address it is called by, where that is not ours.
+    ends: Option<Ends>,
+    /// The same application for callers whose addresses are kept.
+    kept: OnceLock<Box<Kept>>,
     /// Turns to dial for HTTP/1.1, shared by all workers.
-    pub(crate) dials: Dials,
+    pub(crate) dials: Arc<Dials>,
     /// `None` for the application beside us: what comes in is counted by service.
     metrics: Option<Arc<InstanceMetrics>>,
     /// Its service's.
@@ -71,13 +76,15 @@ impl Instance {
         let id = balance::hash(format!("{} {}", key.id, key.address).as_bytes());
         let zone = zone.map_or(0, |zone| balance::hash(zone.as_bytes()));
         let pools = (0..workers).map(|_| Pool::default()).collect();
-        let dials = Dials::default();
+        let dials = Arc::default();
         Self {
             key,
             node: Node::new(hasher.finish(), now),
             id,
             zone,
             pools,
+            ends: None,
+            kept: OnceLock::new(),
             dials,
             metrics,
             bounds,
@@ -85,6 +92,21 @@ impl Instance {
             tally: Tally::default(),
             by_hand: AtomicBool::new(false),
         }
+    }
+
+    /// The application as it is called by `ends.caller`'s address.
+    pub(crate) fn kept_for(&self, ends: Ends, now: Time) -> Arc<Self> {
+        self.kept.get_or_init(Box::default).of(ends, || {
+            let address = SocketAddr::new(ends.called, self.key.address.port());
+            let key = InstanceKey { address, ..self.key.clone() };
+            let made = Self::new((key, None), 0, None, self.bounds.clone(), self.noted.clone(), now);
+            let pools = self.pools.iter().map(|_| Pool::with_idle(kept::MAX_IDLE)).collect();
+            Self { pools, ends: Some(ends), dials: self.dials.clone(), ..made }
+        })
+    }
+
+    pub(crate) fn ends(&self) -> Option<Ends> {
+        self.ends
     }
 
     /// What an operator holds the circuit by, if that came by the admin socket and not with the configuration.
@@ -132,6 +154,14 @@ impl Instance {
         self.bounds.given_back();
     }
 
+    /// One of its connections was closed by the other side: those that are idle most likely were too.
+    pub(crate) fn drop_idle_h1(&self, worker: usize) {
+        self.pool(worker).drop_idle_h1();
+        if let Some(kept) = self.kept.get() {
+            kept.drop_idle_h1(worker);
+        }
+    }
+
     /// Closes one connection that nothing is on; whether there was one.
     pub(crate) fn let_go_of_an_idle_one(&self) -> bool {
         self.pools.iter().any(Pool::let_go_of_an_idle_one)
@@ -142,10 +172,13 @@ impl Instance {
         for pool in &self.pools {
             pool.tidy(now);
         }
+        if let Some(kept) = self.kept.get() {
+            kept.tidy(now);
+        }
     }
 
     pub(crate) fn connections(&self) -> usize {
-        self.pools.iter().map(Pool::len).sum()
+        self.pools.iter().map(Pool::len).sum::<usize>() + self.kept.get().map_or(0, |kept| kept.connections())
     }
 }
 

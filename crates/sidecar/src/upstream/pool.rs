@@ -7,6 +7,7 @@
 //! Invariant 6: no lock here is held across an await.
 
 use super::dials::Unanswered;
+use super::instance::Instance;
 use super::metered::Gauge;
 use crate::fault::Fault;
 use crate::http::body::SendBody;
@@ -33,6 +34,8 @@ pub(crate) struct H1 {
     pub(crate) gauge: Arc<Gauge>,
     /// Until the first answer.
     pub(crate) unanswered: Option<Unanswered>,
+    /// While it is in use: whose it is, where it comes from a caller's own address.
+    pub(crate) home: Option<Arc<Instance>>,
 }
 
 /// An HTTP/2 connection and how many exchanges are on it.
@@ -72,9 +75,15 @@ struct State {
     dialling: Option<Dial>,
 }
 
-#[derive(Default)]
 pub(crate) struct Pool {
     state: Mutex<State>,
+    max_idle: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::with_idle(MAX_IDLE)
+    }
 }
 
 pub(crate) enum Found {
@@ -86,6 +95,11 @@ pub(crate) enum Found {
 }
 
 impl Pool {
+    /// One that keeps at most `max_idle` HTTP/1.1 connections.
+    pub(crate) fn with_idle(max_idle: usize) -> Self {
+        Self { state: Mutex::default(), max_idle }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,7 +123,7 @@ impl Pool {
             return;
         }
         let mut state = self.lock();
-        if state.h1.len() < MAX_IDLE {
+        if state.h1.len() < self.max_idle {
             state.h1.push((connection, now));
         }
     }

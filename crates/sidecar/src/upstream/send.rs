@@ -32,7 +32,10 @@ impl Held {
     /// The body ended as it should: the connection can serve another.
     pub(crate) fn release(self, worker: usize, instance: &Instance, now: Time) {
         match self {
-            Held::H1(connection) => instance.give_h1(worker, *connection, now),
+            Held::H1(mut connection) => match connection.home.take() {
+                Some(home) => home.give_h1(worker, *connection, now),
+                None => instance.give_h1(worker, *connection, now),
+            },
             Held::H2(lease) => lease.touch(now),
             Held::Spent { .. } => {}
         }
@@ -80,6 +83,7 @@ pub(crate) async fn send_on(
         }
     } else {
         let (mut connection, reused) = connect::take_h1(worker, instance, policy, metrics).await?;
+        connection.home = instance.ends().map(|_| instance.clone());
         let method = request.method().clone();
         connection.gauge.begin();
         goes(On::H1(connection.gauge.clone()));

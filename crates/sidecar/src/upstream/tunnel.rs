@@ -124,7 +124,7 @@ async fn open_one(
     if attempt.member().key.sidecar.is_none() && !target.allows_plain(exchange.direction) {
         return Err(Fault::PlainDenied);
     }
-    reach(worker, attempt.member(), &target.policy, &target.upstream.metrics, Some(exchange)).await
+    reach(worker, &exchange.member(attempt), &target.policy, &target.upstream.metrics, Some(exchange)).await
 }
 
 /// Bytes through to the instance's application, which accepted them. `exchange`: whose trace the way there is part of.

@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 const UNKNOWN: [(&str, Unknown); 2] = [("allow", Unknown::Allow), ("refuse", Unknown::Refuse)];
 
 pub(super) fn intercept(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Intercept {
-    let mut intercept = Intercept { outbound: Vec::new(), inbound: Vec::new(), unknown: Unknown::default() };
+    let mut intercept =
+        Intercept { outbound: Vec::new(), inbound: Vec::new(), tproxy: false, unknown: Unknown::default() };
     let Some(mut fields) = cursor.map("a mapping such as {outbound: 127.0.0.1:15001, inbound: 0.0.0.0:15006}") else {
         return intercept;
     };
@@ -16,6 +17,18 @@ pub(super) fn intercept(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Inter
     let inbound = addresses(&mut fields, "inbound", listeners);
     if outbound.is_none() && inbound.is_none() {
         cursor.fault_with("must name a listener", "add `outbound: 127.0.0.1:15001` or `inbound: 0.0.0.0:15006`");
+    }
+    let written = fields.get("tproxy");
+    intercept.tproxy = written.as_ref().and_then(Cursor::boolean).unwrap_or_default();
+    if let Some(tproxy) = written.filter(|_| intercept.tproxy) {
+        let reachable = |at: &SocketAddr| !at.ip().is_loopback();
+        match &inbound {
+            None => tproxy.fault_with("is for what comes in", "add `inbound: '[::]:15006'`"),
+            Some(all) if !all.iter().all(reachable) => {
+                tproxy.fault_with("does not lead to loopback", "listen on 0.0.0.0 or, for both families, on [::]");
+            }
+            Some(_) => {}
+        }
     }
     intercept.outbound = outbound.unwrap_or_default();
     intercept.inbound = inbound.unwrap_or_default();
