@@ -155,19 +155,23 @@ fn an_idle_kept_connection_is_told_by_its_next_answer() {
     ends_well(before);
 }
 
-#[test]
-fn a_successor_that_never_gets_ready_changes_nothing() {
-    let mut town = town("");
-    let load = Load::start(town.web.outbound, 2, Duration::from_millis(2), a_post);
-    // it finds the running one, and no control plane; with nothing kept it can never be ready
-    let yaml = format!(
+/// Of a successor to `web` that finds it, and no control plane: with nothing kept it can never be ready.
+fn never(town: &Town) -> String {
+    format!(
         "sidecar:\n  workload: web\n  instance: web-1\n  control: 127.0.0.1:1\n  token_file: {}\n  outbound: [127.0.0.1:{}]\n  \
-         admin: {{listen: 127.0.0.1:{}, socket: {}}}\n",
+         discovery_timeout: 1s\n  admin: {{listen: 127.0.0.1:{}, socket: {}}}\n",
         town.mesh.path("web.token").display(),
         town.web.outbound,
         town.web.admin,
         town.mesh.path("web-1/sidecar.sock").display(),
-    );
+    )
+}
+
+#[test]
+fn a_successor_that_never_gets_ready_changes_nothing() {
+    let mut town = town("");
+    let load = Load::start(town.web.outbound, 2, Duration::from_millis(2), a_post);
+    let yaml = never(&town);
     std::fs::write(town.mesh.path("never.yaml"), yaml).unwrap();
     let start = |log: &str| {
         let mut command = town.mesh.command();
@@ -192,6 +196,45 @@ fn a_successor_that_never_gets_ready_changes_nothing() {
     // the one that runs can still be replaced
     ends_well(town.web.replace());
     town.web.wait_ready();
+}
+
+#[test]
+fn a_successor_whose_predecessor_dies_while_it_boots_begins_at_once() {
+    let mut town = town("");
+    let yaml = never(&town);
+    std::fs::write(town.mesh.path("never.yaml"), yaml).unwrap();
+    let mut command = town.mesh.command();
+    command.args(["sidecar", "--take-over", "--config", "never.yaml"]);
+    let never = Process::start(&mut command, town.mesh.path("never.log"));
+    eventually("it has the sockets", || town.web.process.output().contains("is about to replace this one"));
+    town.web.process.kill();
+    // it knows nothing and never will, and says so instead of letting callers hang
+    let answer = get(town.web.outbound, "shop", "/").unwrap();
+    assert!(answer.status >= 500 && answer.header("fusewire-reason").is_some(), "{answer:?}");
+    assert!(never.output().contains("begins by itself"));
+}
+
+#[test]
+fn an_application_that_starts_is_announced_no_earlier_for_a_takeover() {
+    let well = Arc::new(AtomicBool::new(false));
+    let of = well.clone();
+    let app = App::start(0, move |_: Request<Bytes>| {
+        let status = if of.load(Ordering::SeqCst) { 200 } else { 503 };
+        Response::builder().status(status).body(Full::<Bytes>::default()).unwrap()
+    });
+    let mesh = Mesh::new(FUSEWIRE, "services:\n  shop: {health: {http: /, interval: 100ms}}\n");
+    let register = format!("  register: {{ports: {{{}: shop}}, ttl: 1s}}\n", app.port);
+    let mut shop = mesh.sidecar_with("shop", "shop-1", Some(free_port()), &register);
+    let web = mesh.sidecar("web", "web-1", None);
+    let endpoints = || mesh.run(&["endpoints", "shop", "-o", "json", "--socket", "control/control.sock"]);
+    eventually("it is registered", || endpoints().contains("starting"));
+    ends_well(shop.replace());
+    eventually("its successor is registered", || shop.process.output().contains("registered"));
+    assert!(endpoints().contains("starting"), "{}", endpoints());
+    let answer = get(web.outbound, "shop", "/").unwrap();
+    assert_eq!((answer.status, answer.header("fusewire-reason")), (503, Some("no-instance")));
+    well.store(true, Ordering::SeqCst);
+    eventually("it is up", || get(web.outbound, "shop", "/").unwrap().status == 200);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What a caller that knows nothing of us says first, and to whom, where no configuration says what to expect.
 //!
-//! It reads the head of an HTTP/1 request up to its authority, and no further; everything that is not surely HTTP is
-//! [`Opening::Other`], whose bytes are not to be touched. It deliberately judges no request: whether it is well-formed is for
-//! whoever serves it.
+//! It reads the head of an HTTP/1 request up to its authority, and no further; what surely is no HTTP is [`Opening::Other`],
+//! whose bytes are not to be touched. What a lenient server could take for HTTP is HTTP here, or a caller who writes it badly
+//! would get round whoever checks it. It deliberately judges no request: whether it is well-formed is for whoever serves it.
 //!
 //! Invariant: as in `detect`, the verdict depends on the bytes alone, and every byte is given back.
 
@@ -17,16 +17,18 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const MAX_HEAD: usize = 16 << 10;
 /// No method in use is as long.
 const MAX_METHOD: usize = 32;
+/// Nor a first word that is one.
+const WORDS: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// With the authority of the first request; empty where it names nobody.
+    /// With the authority of the first request; empty where it names nobody, or is no request as it should be.
     Http1(String),
     Http2,
     Tls,
     /// Nothing: servers of some protocols speak first.
     Silent,
-    /// Anything else.
+    /// No HTTP, or nothing at all before the end.
     Other,
 }
 
@@ -43,17 +45,28 @@ pub async fn opening<T: AsyncRead + Unpin>(
             Ok(_) => return Ok(Opening::Other),
             Err(_) => return Ok(Opening::Silent),
         }
+        let mut seen = 0;
         loop {
-            if let Some(verdict) = verdict(&head) {
+            // behind its first words the verdict waits for the end of a line
+            let new = &head[seen..];
+            if (seen <= WORDS || head.len() >= MAX_HEAD || new.contains(&b'\n'))
+                && let Some(verdict) = verdict(&head)
+            {
                 return io::Result::Ok(verdict);
             }
+            seen = head.len();
             if io.read_buf(&mut head).await? == 0 {
-                return Ok(Opening::Other);
+                return Ok(unfinished());
             }
         }
     };
-    let verdict = tokio::time::timeout(limit, reading).await.unwrap_or(Ok(Opening::Other))?;
+    let verdict = tokio::time::timeout(limit, reading).await.unwrap_or(Ok(unfinished()))?;
     Ok((verdict, Prefixed::new(head.freeze(), io)))
+}
+
+/// A beginning that was not enough for a verdict.
+fn unfinished() -> Opening {
+    Opening::Http1(String::new())
 }
 
 /// `None`: more is needed.
@@ -65,16 +78,21 @@ fn verdict(head: &[u8]) -> Option<Opening> {
         _ if H2_PREFACE.starts_with(head) => return None,
         _ => {}
     }
+    let badly = || Some(Opening::Http1(String::new()));
+    if head[0].is_ascii_whitespace() {
+        return badly(); // servers may pass over empty lines (RFC 9112, section 2.2)
+    }
     let method = head.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-' || **b == b'_').count();
     match head.get(method) {
-        _ if method == 0 || method > MAX_METHOD => return Some(Opening::Other),
-        None => return None,
-        Some(b' ') if &head[..method] != b"CONNECT" => {}
-        Some(_) => return Some(Opening::Other),
+        _ if method == 0 => return Some(Opening::Other),
+        None if method <= WORDS => return None,
+        Some(b' ' | b'\t') if method <= MAX_METHOD && &head[..method] != b"CONNECT" => {}
+        Some(b' ' | b'\t') => return badly(),
+        Some(_) | None => return Some(Opening::Other),
     }
-    let other_when_long = || (head.len() >= MAX_HEAD).then_some(Opening::Other);
-    let Some((line, mut rest)) = line(head) else { return other_when_long() };
-    let Some(target) = target(line) else { return Some(Opening::Other) };
+    let long = || if head.len() >= MAX_HEAD { badly() } else { None };
+    let Some((line, mut rest)) = line(head) else { return long() };
+    let Some(target) = target(line) else { return if is_request(line) { badly() } else { Some(Opening::Other) } };
     if let Some((_, after)) = target.split_once("://") {
         let authority = after.split(['/', '?', '#']).next().unwrap_or_default();
         return Some(Opening::Http1(authority.to_owned()));
@@ -85,11 +103,19 @@ fn verdict(head: &[u8]) -> Option<Opening> {
         }
         if field.len() > 5 && field[..5].eq_ignore_ascii_case(b"host:") {
             let host = std::str::from_utf8(field[5..].trim_ascii());
-            return Some(host.map_or(Opening::Other, |host| Opening::Http1(host.to_owned())));
+            return Some(Opening::Http1(host.unwrap_or_default().to_owned()));
         }
         rest = after;
     }
-    other_when_long()
+    long()
+}
+
+/// Whether a line that is no request line may be taken for one: by what it asks for, or by its version.
+fn is_request(line: &[u8]) -> bool {
+    let mut words = line.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty()).skip(1);
+    let target = words.next().unwrap_or_default();
+    let is_target = target.starts_with(b"/") || target == b"*" || target.windows(3).any(|part| part == b"://");
+    is_target || words.last().is_some_and(|version| version.len() >= 5 && version[..5].eq_ignore_ascii_case(b"HTTP/"))
 }
 
 /// Up to the line's end, and what is behind it.
@@ -116,21 +142,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn any_split_of_the_first_bytes_gives_the_same_verdict_and_loses_nothing() {
-        let cases: [(&[u8], Opening); 15] = [
+        let cases: &[(&[u8], Opening)] = &[
             (b"CONNECTED / HTTP/1.1\r\nHost: shop\r\n", http1("shop")),
             (b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("shop")),
             (b"GET / HTTP/1.1\r\naccept: */*\r\nhost:shop:80 \r\n\r\n", http1("shop:80")),
             (b"M-SEARCH * HTTP/1.1\nHOST: shop\n\n", http1("shop")),
             (b"GET http://shop:81/x HTTP/1.1\r\nHost: other\r\n\r\n", http1("shop:81")),
             (b"GET / HTTP/1.0\r\n\r\n", http1("")),
-            (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop\r\n\r\n", Opening::Other),
+            // what a lenient server may take for HTTP
+            (b"CONNECT shop:443 HTTP/1.1\r\nHost: shop\r\n\r\n", http1("")),
+            (b"GET /\r\n", http1("")),
+            (b"GET  / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("")),
+            (b"GET\t/\tHTTP/1.1\r\nHost: shop\r\n\r\n", http1("")),
+            (b"GET / HTTP/1.1 \r\nHost: shop\r\n\r\n", http1("")),
+            (b"GET x HTTP/1.1 x http/1.1\r\nHost: shop\r\n\r\n", http1("")),
+            (b"\r\nGET / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("")),
+            (b"GETGETGETGETGETGETGETGETGETGETGETGETGET / HTTP/1.1\r\nHost: shop\r\n", http1("")),
+            (b"GET / HTTP/1.1\r\nHost: sh\xffop\r\n\r\n", http1("")),
+            (b"GET / HTTP/1.1\r\nHost: sho", http1("")),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Opening::Http2),
             (b"\x16\x03\x01\x02\x00", Opening::Tls),
             (b"EHLO shop\r\n", Opening::Other),
+            (b"set key 0 0 5\r\n", Opening::Other),
+            (b"PING\r\n", Opening::Other),
             (b"*1\r\n$4\r\nPING\r\n", Opening::Other),
             (b"\0\0\0\x08\x04\xd2\x16\x2f", Opening::Other),
-            (b"GET /\r\n", Opening::Other),
-            (b"GET / HTTP/1.1\r\nHost: sho", Opening::Other),
             (b"", Opening::Other),
         ];
         for (bytes, wanted) in cases {
@@ -148,7 +184,7 @@ mod tests {
                 writer.await.unwrap();
                 let mut all = Vec::new();
                 io.read_to_end(&mut all).await.unwrap();
-                assert_eq!((&verdict, all.as_slice()), (&wanted, bytes), "split at {at}");
+                assert_eq!((&verdict, all.as_slice()), (wanted, *bytes), "split at {at}");
             }
         }
     }
@@ -168,6 +204,7 @@ mod tests {
             assert_eq!(verdict(&head), None);
             head.extend_from_slice(b"x: y\r\n");
         }
-        assert_eq!(verdict(&head), Some(Opening::Other));
+        assert_eq!(verdict(&head), Some(http1("")));
+        assert_eq!(verdict(&[b'x'; WORDS + 1]), Some(Opening::Other));
     }
 }

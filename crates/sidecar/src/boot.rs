@@ -32,6 +32,7 @@ use fusewire_telemetry::access_log::{AccessLog, Format};
 use fusewire_telemetry::admin as endpoint;
 use fusewire_telemetry::metrics::{Direction, Metrics};
 use fusewire_telemetry::trace::sink::Spans;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SidecarError {
@@ -139,27 +141,26 @@ pub async fn run(
     };
     config::start(mesh.clone(), source, desk);
     tokio::spawn(health::run(mesh.clone()));
-    if let Some(predecessor) = &predecessor {
-        tokio::select! {
+    let predecessor = match predecessor {
+        Some(predecessor) => tokio::select! {
             ready = predecessor.when_ready(&mesh) => ready?,
             () = &mut stop => return Ok(()), // the other goes on
-        }
-    }
-    let workers = start_workers(&mesh, &sockets)?;
-    let begun = match predecessor {
-        Some(predecessor) => {
-            predecessor.replace().await;
-            Start::TakingOver
-        }
-        None => Start::Afresh,
-    };
-    let unix = match &mesh.settings.admin.socket {
-        Some(path) => Some(endpoint::Socket::bind(path).await?),
+        },
         None => None,
     };
-    let offer = takeover::offer(&mesh.settings, handles).await?;
+    let workers = start_workers(&mesh, &sockets)?;
+    let paths = [mesh.settings.admin.socket.clone(), takeover::path(&mesh.settings)];
+    let (was_up, [unix, handover]) = match predecessor {
+        Some(predecessor) => {
+            let was_up = predecessor.replace().await;
+            mesh.book.reopen();
+            (was_up, paths.map(|path| path.as_deref().and_then(takeover::inherit)))
+        }
+        None => (BTreeSet::new(), unix_sockets(paths).await?),
+    };
+    let offer = takeover::offer(handover, handles);
     let exporting = spans.and_then(|spans| export::start(&mesh, controls.as_ref(), spans));
-    let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at, begun));
+    let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at, &was_up));
     tokio::spawn(watch::run(mesh.clone()));
     let Sockets { outbound, inbound, intercept, dns, admin } = sockets;
     drop((outbound, inbound, intercept)); // the workers hold their own handles: a drain must be able to close the last
@@ -172,15 +173,12 @@ pub async fn run(
         successor = offer => Some(successor),
     };
     match (successor, &mut registration) {
-        (Some(successor), registration) => {
+        (Some(successor), _) => {
             tracing::info!("another sidecar has taken over");
-            if let Some(registration) = registration {
-                registration.abandon();
-            }
             served.shutdown().await; // it is the other's to tell from here on
             mesh.inbound_drain.begin_patiently();
             mesh.outbound_drain.begin_patiently();
-            successor.yielded().await;
+            successor.yielded(&mesh.health.was_up()).await;
         }
         (None, Some(registration)) => {
             // callers turn elsewhere before we turn them away
@@ -189,7 +187,10 @@ pub async fn run(
         }
         (None, None) => {}
     }
-    drain(&mesh).await;
+    drain(&mesh, stop).await;
+    if let Some(registration) = registration {
+        registration.end();
+    }
     mesh.events.end().await;
     drop(served); // with the socket's file
     drop(workers);
@@ -200,6 +201,18 @@ pub async fn run(
         log.flush();
     }
     Ok(())
+}
+
+async fn unix_sockets<const N: usize>(
+    paths: [Option<PathBuf>; N],
+) -> Result<[Option<endpoint::Socket>; N], SidecarError> {
+    let mut sockets = [const { None }; N];
+    for (path, socket) in paths.iter().zip(&mut sockets) {
+        if let Some(path) = path {
+            *socket = Some(endpoint::Socket::bind(path).await?);
+        }
+    }
+    Ok(sockets)
 }
 
 fn prepare_data_dir(settings: &mut SidecarSettings) -> Result<(), SidecarError> {
@@ -339,8 +352,10 @@ fn serve_admin(mesh: &Arc<Mesh>, tcp: Option<tokio::net::TcpListener>, unix: Opt
 }
 
 /// Peers first, while our application can still call out to answer them; then the application. All within the deadline.
-async fn drain(mesh: &Mesh) {
+/// `hurry`: those who may stay, where another sidecar has taken over, may not any more.
+async fn drain(mesh: &Mesh, hurry: impl Future<Output = ()>) {
     let limit: Duration = mesh.settings.drain_timeout;
+    let until = Instant::now() + limit;
     let left = || (mesh.inbound_drain.open(), mesh.outbound_drain.open());
     let (inbound, outbound) = left();
     tracing::info!(inbound, outbound, "draining, at most {limit:?}");
@@ -349,7 +364,10 @@ async fn drain(mesh: &Mesh) {
     if mesh.inbound_drain.has_begun() {
         // there is another sidecar: nobody needs to wait for anybody
         let both = async { tokio::join!(mesh.inbound_drain.finished(), mesh.outbound_drain.finished()) };
-        let _ = tokio::time::timeout(inbound_only, both).await;
+        tokio::select! {
+            _ = tokio::time::timeout(inbound_only, both) => {}
+            () = hurry => {}
+        }
         mesh.outbound_drain.begin();
     }
     let both = async {
@@ -359,7 +377,7 @@ async fn drain(mesh: &Mesh) {
         mesh.outbound_drain.finished().await;
         mesh.inbound_drain.finished().await;
     };
-    if tokio::time::timeout(limit, both).await.is_err() {
+    if tokio::time::timeout_at(until, both).await.is_err() {
         let (inbound, outbound) = left();
         tracing::warn!(inbound, outbound, "the drain's time is over: what is left is cut");
     }

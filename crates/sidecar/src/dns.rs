@@ -51,8 +51,13 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Port 0 is any that is free for both.
     pub(crate) async fn bind(address: SocketAddr, inherited: &mut Inherited) -> io::Result<Self> {
-        if let (Some(udp), Some(tcp)) = (inherited.take("udp", address), inherited.take("tcp", address)) {
-            return Ok(Self { udp: UdpSocket::from_std(udp.into())?, tcp: TcpListener::from_std(tcp.into())? });
+        let udp = inherited.take("udp", address).map(|udp| UdpSocket::from_std(udp.into())).transpose()?;
+        let tcp = inherited.take("tcp", address).map(|tcp| TcpListener::from_std(tcp.into())).transpose()?;
+        match (udp, tcp) {
+            (Some(udp), Some(tcp)) => return Ok(Self { udp, tcp }),
+            (Some(udp), None) => return Ok(Self { tcp: TcpListener::bind(udp.local_addr()?).await?, udp }),
+            (None, Some(tcp)) => return Ok(Self { udp: UdpSocket::bind(tcp.local_addr()?).await?, tcp }),
+            (None, None) => {}
         }
         let mut tries = 0..16;
         loop {

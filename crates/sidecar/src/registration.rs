@@ -12,13 +12,13 @@ mod registrar;
 use gate::Gate;
 pub use registrar::{Credentials, Registrar, Report};
 
-use crate::boot::Start;
 use crate::controls::Controls;
 use crate::mesh::Mesh;
 use crate::trust;
 use fusewire_api::v1;
 use fusewire_model::ServiceName;
 use fusewire_model::node::{Register, SidecarSettings};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -42,8 +42,8 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Leaves it to the sidecar that took over from this one: nothing more is said of it from here.
-    pub(crate) fn abandon(&mut self) {
+    /// It ends with this sidecar, at the control plane only where it has left before: another may have taken over.
+    pub(crate) fn end(self) {
         self.task.abort();
     }
 
@@ -92,19 +92,24 @@ fn new_id() -> String {
     format!("{:016x}{:016x}", bits() ^ time, bits() ^ u64::from(std::process::id()))
 }
 
-/// Registers (where the file says so), heartbeats and reports until [`Registration::leave`]. `inbound`: as bound. Where
-/// another sidecar was taken over, its registration goes on: callers see no instance begin anew.
-pub(crate) fn start(mesh: &Arc<Mesh>, controls: Controls, inbound: Option<SocketAddr>, begun: Start) -> Registration {
+/// Registers (where the file says so), heartbeats and reports until [`Registration::leave`]. `inbound`: as bound. `was_up`: the
+/// services whose instance here callers know of, by the sidecar before this one: in none they see it begin anew.
+pub(crate) fn start(
+    mesh: &Arc<Mesh>,
+    controls: Controls,
+    inbound: Option<SocketAddr>,
+    was_up: &BTreeSet<ServiceName>,
+) -> Registration {
     let (tell, told) = mpsc::channel(QUEUE);
     let (pass, passed) = mpsc::channel(QUEUE);
     let (leave, leaving) = oneshot::channel();
     let (gone, left) = oneshot::channel();
     let own = Own::new(mesh, inbound);
-    let registration = own.as_ref().map(|own| own.registration(begun));
+    let registration = own.as_ref().map(|own| own.registration(was_up));
     if let Some(own) = &own {
-        ready::start(mesh, own, &tell);
+        ready::start(mesh, own, was_up, &tell);
     }
-    tokio::spawn(Gate::new(mesh.clone(), own, begun).run(told, pass));
+    tokio::spawn(Gate::new(mesh.clone(), own, was_up.clone()).run(told, pass));
     let of = mesh.clone();
     let credentials = move || trust::control_client(&of.tls()?.identity).ok();
     let registrar = Registrar::new(controls, registration, Box::new(credentials));
@@ -129,7 +134,7 @@ impl Own {
         Some(Self { id: mesh.settings.instance.clone()?, register, sidecar })
     }
 
-    fn registration(&self, begun: Start) -> v1::Registration {
+    fn registration(&self, was_up: &BTreeSet<ServiceName>) -> v1::Registration {
         let port =
             |(port, service): (&u16, &ServiceName)| v1::Port { port: (*port).into(), service: service.to_string() };
         let Register { address, ports, weight, zone, labels, ttl, .. } = &self.register;
@@ -142,7 +147,7 @@ impl Own {
             zone: zone.clone().unwrap_or_default(),
             metadata: labels.clone().into_iter().collect(),
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-            starting: begun == Start::Afresh,
+            starting: !ports.values().any(|service| was_up.contains(service)),
         }
     }
 

@@ -6,19 +6,21 @@
 //! circuit: the successor learns anew.
 //!
 //! The two talk over a Unix socket beside the admin socket (`.handover`), which only its owner may use: descriptors go over
-//! ([`fusewire_net::send_descriptors`]), `ready` comes back, and `yielded` ends it.
+//! ([`fusewire_net::send_descriptors`]), `ready` comes back, and `yielded` with the services that were up ends it.
 //!
-//! Invariant: at every moment at least one of them accepts from each socket that both name.
+//! Invariant: at every moment at least one of them accepts from each socket that both name. So a successor whose predecessor goes
+//! away begins at once, and once it has said `ready` nothing makes it give up.
 
 use crate::admin;
 use crate::boot::{SidecarError, Start};
 use crate::mesh::Mesh;
 use crate::sockets::Inherited;
+use fusewire_model::ServiceName;
 use fusewire_model::node::SidecarSettings;
-use fusewire_telemetry::admin::{BindError, Socket};
+use fusewire_telemetry::admin::Socket;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream as Blocking;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,10 +34,12 @@ const BOOT: Duration = Duration::from_secs(60);
 /// How often it looks whether it is.
 const LOOK: Duration = Duration::from_millis(10);
 const READY: &[u8] = b"ready\n";
-const YIELDED: &[u8] = b"yielded\n";
+const YIELDED: &str = "yielded";
+/// What follows it.
+const MAX_YIELDED: u64 = 64 << 10;
 
 /// The socket on which `settings` offer a takeover. `None`: there is no folder and no admin socket to put it beside.
-fn path(settings: &SidecarSettings) -> Option<PathBuf> {
+pub(crate) fn path(settings: &SidecarSettings) -> Option<PathBuf> {
     let mut path = settings.admin.socket.clone()?.into_os_string();
     path.push(".handover");
     Some(path.into())
@@ -70,14 +74,15 @@ impl Predecessor {
     /// The one that answers on `path`, and its sockets. `None`: nobody does, and there is nothing to take over.
     async fn find(path: &Path) -> Result<Option<(Self, Vec<(String, OwnedFd)>)>, SidecarError> {
         let failed = |source| SidecarError::TakeOver { path: path.to_owned(), source };
-        let stream = match Blocking::connect(path) {
-            Ok(stream) => stream,
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream.into_std().map_err(failed)?,
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 return Ok(None);
             }
             Err(e) => return Err(failed(e)),
         };
         let received = tokio::task::spawn_blocking(move || {
+            stream.set_nonblocking(false)?;
             stream.set_read_timeout(Some(TURN))?;
             let sockets = fusewire_net::receive_descriptors(&stream)?;
             stream.set_nonblocking(true)?;
@@ -88,63 +93,71 @@ impl Predecessor {
         Ok(Some((Self { stream }, received.1)))
     }
 
-    /// Waits until this sidecar could serve.
-    pub(crate) async fn when_ready(&self, mesh: &Mesh) -> Result<(), SidecarError> {
+    /// Waits until this sidecar could serve. `None`: the other went away meanwhile, and there is nobody to wait for.
+    pub(crate) async fn when_ready(mut self, mesh: &Mesh) -> Result<Option<Self>, SidecarError> {
         let ready = async {
             while admin::missing(mesh).is_some() {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let waited = tokio::time::timeout(BOOT, ready).await;
-        waited.map_err(|_| SidecarError::NeverReady { limit: BOOT, missing: admin::missing(mesh).unwrap_or("time") })
-    }
-
-    /// This sidecar accepts: the other is to stop. Whatever has become of it, the sockets are ours from here on.
-    pub(crate) async fn replace(mut self) {
-        let told = async {
-            self.stream.write_all(READY).await?;
-            let mut said = [0; YIELDED.len()];
-            self.stream.read_exact(&mut said).await.map(|_| said == *YIELDED)
-        };
-        match tokio::time::timeout(TURN, told).await {
-            Ok(Ok(true)) => tracing::info!("taken over: the sidecar before this one drains"),
-            Ok(Err(e)) => tracing::warn!("the sidecar before this one went away before it let go: {e}"),
-            Ok(Ok(false)) | Err(_) => tracing::warn!("the sidecar before this one did not say that it drains"),
+        tokio::select! {
+            _ = self.stream.read_u8() => {
+                tracing::warn!("the sidecar before this one went away: this one begins by itself");
+                Ok(None)
+            }
+            ready = tokio::time::timeout(BOOT, ready) => match ready {
+                Ok(()) => Ok(Some(self)),
+                Err(_) => {
+                    let missing = admin::missing(mesh).unwrap_or("time");
+                    Err(SidecarError::NeverReady { limit: BOOT, missing })
+                }
+            },
         }
     }
+
+    /// This sidecar accepts: the other is to stop. The services whose instance beside us callers know of, by its word. Whatever
+    /// has become of it, the sockets are ours from here on.
+    pub(crate) async fn replace(mut self) -> BTreeSet<ServiceName> {
+        let told = async {
+            self.stream.write_all(READY).await?;
+            let mut said = String::new();
+            (&mut self.stream).take(MAX_YIELDED).read_to_string(&mut said).await?;
+            io::Result::Ok(said)
+        };
+        match tokio::time::timeout(TURN, told).await {
+            Ok(Ok(said)) if said.starts_with(YIELDED) => {
+                tracing::info!("taken over: the sidecar before this one drains");
+                return said.split_whitespace().skip(1).filter_map(|name| ServiceName::parse(name).ok()).collect();
+            }
+            Ok(Err(e)) => tracing::warn!("the sidecar before this one went away before it let go: {e}"),
+            Ok(Ok(_)) | Err(_) => tracing::warn!("the sidecar before this one did not say that it drains"),
+        }
+        BTreeSet::new()
+    }
+}
+
+/// The Unix socket at `path`, which a predecessor may not have left yet. A sidecar that serves does not end for lack of it.
+pub(crate) fn inherit(path: &Path) -> Option<Socket> {
+    Socket::replacing(path).inspect_err(|e| tracing::error!("{e}; this sidecar runs without it")).ok()
 }
 
 /// A successor that is ready, and waits to hear that the sockets are its own.
 pub(crate) struct Successor(UnixStream);
 
 impl Successor {
-    /// The sockets are the other's alone.
-    pub(crate) async fn yielded(mut self) {
-        let _ = tokio::time::timeout(TURN, self.0.write_all(YIELDED)).await;
+    /// The sockets are the other's alone. `up`: the services whose instance beside us callers know of.
+    pub(crate) async fn yielded(mut self, up: &BTreeSet<ServiceName>) {
+        let mut said = YIELDED.to_owned();
+        for service in up {
+            said = said + " " + service.as_str();
+        }
+        let _ = tokio::time::timeout(TURN, self.0.write_all(said.as_bytes())).await;
     }
 }
 
-/// Offers `sockets` to whoever comes, one after the other, until one of them is ready to serve.
-///
-/// # Errors
-/// The Unix socket cannot be made.
-pub(crate) async fn offer(
-    settings: &SidecarSettings,
-    sockets: Vec<(String, OwnedFd)>,
-) -> Result<impl Future<Output = Successor> + use<>, BindError> {
-    let at = match path(settings) {
-        Some(path) => Some(Socket::bind(&path).await?),
-        None => None,
-    };
-    Ok(async move {
-        match at {
-            Some(at) => successor(at, sockets).await,
-            None => std::future::pending().await,
-        }
-    })
-}
-
-async fn successor(at: Socket, sockets: Vec<(String, OwnedFd)>) -> Successor {
+/// Offers `sockets` to whoever comes to `at`, one after the other, until one of them is ready to serve.
+pub(crate) async fn offer(at: Option<Socket>, sockets: Vec<(String, OwnedFd)>) -> Successor {
+    let Some(at) = at else { return std::future::pending().await };
     let sockets = Arc::new(sockets);
     loop {
         match at.accept().await {

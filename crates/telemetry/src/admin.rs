@@ -116,6 +116,14 @@ impl Socket {
         Self::replace(path).map_err(failed)
     }
 
+    /// The same where somebody may still answer there, who is about to go: the file is this process's from here on.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn replacing(path: &Path) -> Result<Self, BindError> {
+        Self::replace(path).map_err(|source| BindError::Io { path: path.into(), source })
+    }
+
     fn replace(path: &Path) -> io::Result<Self> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");

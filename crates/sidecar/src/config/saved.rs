@@ -38,8 +38,8 @@ pub(crate) fn save(dir: &Path, held: &Held) -> io::Result<()> {
         }
     }
     add(Body::Synced(v1::Synced { version: held.version.clone() }))?;
-    let temporary = dir.join("resources.pb.new");
-    // one that a killed process left behind may have another mode
+    let temporary = dir.join(format!("resources.pb.{}.new", std::process::id()));
+    // one that a killed process left behind may have another mode; another that runs has its own
     let _ = std::fs::remove_file(&temporary);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(&bytes)?;

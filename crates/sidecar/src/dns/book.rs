@@ -15,7 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ struct Pages {
     by_address: HashMap<Ipv4Addr, Arc<str>>,
     /// Lines of `address name`, the later below.
     file: Option<File>,
+    path: Option<PathBuf>,
 }
 
 struct Entry {
@@ -57,15 +58,8 @@ impl Book {
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => String::new(),
                 Err(e) => return Err(e),
             };
-            for line in text.lines() {
-                if let Some((address, name)) = line.split_once(' ')
-                    && let Ok(address) = address.parse()
-                    && is_virtual(address)
-                    && pages.is_free(name, address)
-                {
-                    pages.write(name, address);
-                }
-            }
+            pages.read(&text);
+            pages.path = Some(path.clone());
             let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
             if !text.is_empty() && !text.ends_with('\n') {
                 file.write_all(b"\n")?; // a line that a crash cut short
@@ -73,6 +67,16 @@ impl Book {
             pages.file = Some(file);
         }
         Ok(Self(Mutex::new(pages)))
+    }
+
+    /// Reads what another sidecar gave out meanwhile, from which this one has taken over.
+    pub(crate) fn reopen(&self) {
+        let mut pages = self.pages();
+        let Some(path) = pages.path.clone() else { return };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => pages.read(&text),
+            Err(e) => tracing::warn!("{}: {e}", path.display()),
+        }
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -125,6 +129,18 @@ impl Book {
 }
 
 impl Pages {
+    fn read(&mut self, text: &str) {
+        for line in text.lines() {
+            if let Some((address, name)) = line.split_once(' ')
+                && let Ok(address) = address.parse()
+                && is_virtual(address)
+                && self.is_free(name, address)
+            {
+                self.write(name, address);
+            }
+        }
+    }
+
     fn is_free(&self, name: &str, address: Ipv4Addr) -> bool {
         self.by_name.len() < MAX_NAMES && !self.by_name.contains_key(name) && !self.by_address.contains_key(&address)
     }

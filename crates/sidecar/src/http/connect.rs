@@ -9,6 +9,7 @@ use super::exchange::Exchange;
 use super::headers;
 use super::reply;
 use super::serve::Connection;
+use super::unread::Message;
 use crate::bounds;
 use crate::fault::Fault;
 use crate::upstream::stream::{self, Stream};
@@ -178,7 +179,9 @@ pub(crate) async fn tunnel(
         let _guard = guard;
         let tunnel::Open { io, attempt, _kept } = opened;
         match upgraded {
-            None => tunnel::join(Stream::new(request.into_body(), writes), io, &mut exchange, idle).await,
+            None => {
+                tunnel::join(Stream::new(request.into_body(), Message::Request, writes), io, &mut exchange, idle).await
+            }
             Some(upgraded) => {
                 if let Ok(near) = upgraded.await {
                     tunnel::join(TokioIo::new(near), io, &mut exchange, idle).await;

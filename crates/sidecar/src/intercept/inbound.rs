@@ -70,6 +70,12 @@ impl Entering {
             spoken = timeout(self.patience(), stream.peek(&mut first)) => spoken,
             () = self.worker.mesh.inbound_drain.hurried() => return, // nothing was asked yet
         };
+        let spoken = match spoken {
+            Err(_) if self.may_have_more_patience() && !self.server_speaks_first().await => {
+                timeout_at(until, stream.peek(&mut first)).await
+            }
+            spoken => spoken,
+        };
         match spoken {
             Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => {
                 let Ok(Ok((wire, io))) = timeout_at(until, hello::is_wire(stream)).await else { return };
@@ -84,15 +90,36 @@ impl Entering {
         }
     }
 
-    /// Until a caller that says nothing is one that waits for the server: soon where there may be such a one at all. A peer's
-    /// first words may be late; and silence must not be the way round what is checked of requests, where those are declared.
-    /// Outsiders are not learned from: they would choose for others.
+    /// Until a caller that says nothing may be one that waits for the server: soon where there may be such a one at all.
     fn patience(&self) -> Duration {
         match admit_plain(&self.worker.mesh, self.to.port()) {
             Ok(target) if matches!(target.upstream.protocol, Protocol::Opaque | Protocol::Http) => SILENCE,
             Err(Fault::NoRoute) if passes_unknown(&self.worker.mesh, self.to) => SILENCE,
             Ok(_) | Err(_) => FIRST_BYTES,
         }
+    }
+
+    /// Whether silence says nothing yet: a peer's first words may be late, and it must not be the way round what is checked of
+    /// requests.
+    fn may_have_more_patience(&self) -> bool {
+        admit_plain(&self.worker.mesh, self.to.port()).is_ok_and(|target| target.upstream.protocol == Protocol::Http)
+    }
+
+    /// Asks the application itself, once, by a connection on which we say nothing: callers are not learned from, since they
+    /// would choose for others.
+    async fn server_speaks_first(&self) -> bool {
+        let mesh = &self.worker.mesh;
+        let Ok(target) = admit_plain(mesh, self.to.port()) else { return false };
+        let Some(application) = target.upstream.set.members().next().map(|member| member.key.address) else {
+            return false;
+        };
+        if let Some(known) = mesh.speakers.is_server(application) {
+            return known;
+        }
+        let Ok(Ok(asked)) = timeout(SILENCE, fusewire_net::connect(application)).await else { return false };
+        let speaks = matches!(timeout(SILENCE, asked.peek(&mut [0])).await, Ok(Ok(1..)));
+        mesh.speakers.tell(application, speaks);
+        speaks
     }
 
     async fn plain(self, stream: TcpStream) {

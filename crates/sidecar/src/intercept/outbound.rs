@@ -89,7 +89,13 @@ impl Leaving {
     async fn unknown(self, stream: TcpStream) {
         let mesh = &self.worker.mesh;
         let patience = mesh.speakers.patience(self.to);
-        let Ok((opening, io)) = opening(stream, patience, FIRST_BYTES).await else { return };
+        let drain = mesh.outbound_drain.clone();
+        let opened = tokio::select! {
+            biased;
+            opened = opening(stream, patience, FIRST_BYTES) => opened,
+            () = drain.hurried() => return, // nothing was asked yet
+        };
+        let Ok((opening, io)) = opened else { return };
         match opening {
             // without the leave to go on it is answered why
             Opening::Http1(_) if !passes_unknown(mesh, self.to) => self.http(io, Http::One).await,

@@ -43,6 +43,16 @@ impl Speakers {
         }
     }
 
+    /// Whether the application at `to`, beside us, speaks first. `None`: it was not asked.
+    pub(super) fn is_server(&self, to: SocketAddr) -> Option<bool> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&to).map(|first| *first == First::Server)
+    }
+
+    /// What it was found to do.
+    pub(super) fn tell(&self, to: SocketAddr, server: bool) {
+        self.learn(to, if server { First::Server } else { First::Caller });
+    }
+
     fn learn(&self, to: SocketAddr, first: First) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN && !known.contains_key(&to) {

@@ -8,7 +8,6 @@
 //! Invariant: of one instance only the newest word is told, and only what differs from what was told.
 
 use super::{Own, Report};
-use crate::boot::Start;
 use crate::health::Verdicts;
 use crate::mesh::Mesh;
 use crate::snapshot::Snapshot;
@@ -38,8 +37,8 @@ struct State {
 }
 
 impl Gate {
-    pub(super) fn new(mesh: Arc<Mesh>, own: Option<Own>, begun: Start) -> Self {
-        Self { mesh, state: State::new(own, begun) }
+    pub(super) fn new(mesh: Arc<Mesh>, own: Option<Own>, was_up: BTreeSet<ServiceName>) -> Self {
+        Self { mesh, state: State::new(own, was_up) }
     }
 
     /// Until the sidecar ends. `ready`: what the default check found of our own instance.
@@ -71,18 +70,9 @@ impl Gate {
 }
 
 impl State {
-    fn new(own: Option<Own>, begun: Start) -> Self {
-        let registered = own.iter().filter(|_| begun == Start::TakingOver);
-        let inherited: BTreeSet<ServiceName> =
-            registered.flat_map(|own| own.register.ports.values().cloned()).collect();
-        Self {
-            own,
-            heard: BTreeMap::new(),
-            checked: BTreeSet::new(),
-            told: BTreeMap::new(),
-            was_up: inherited.clone(),
-            inherited,
-        }
+    fn new(own: Option<Own>, was_up: BTreeSet<ServiceName>) -> Self {
+        let inherited = was_up.clone();
+        Self { own, heard: BTreeMap::new(), checked: BTreeSet::new(), told: BTreeMap::new(), was_up, inherited }
     }
 
     fn hear(&mut self, report: Report) {
@@ -205,7 +195,7 @@ mod tests {
     #[test]
     fn our_own_instance_is_starting_until_it_was_up_and_its_port_is_in_force() {
         let shut = Snapshot { inbound: Some(HashMap::new()), ..Snapshot::default() };
-        let mut state = State::new(Some(own()), Start::Afresh);
+        let mut state = State::new(Some(own()), BTreeSet::new());
         state.hear(report("shop-1", Health::Down));
         assert_eq!(told(&mut state, &shut), [Health::Starting]);
         state.hear(report("shop-1", Health::Up));
@@ -219,7 +209,7 @@ mod tests {
     #[test]
     fn a_port_that_takes_connections_is_not_up_while_the_services_own_check_says_nothing_good() {
         let shut = Snapshot { inbound: Some(HashMap::new()), ..Snapshot::default() };
-        let mut state = State::new(Some(own()), Start::Afresh);
+        let mut state = State::new(Some(own()), BTreeSet::new());
         state.hear_default(report("shop-1", Health::Up));
         assert_eq!(told(&mut state, &shut), [Health::Starting]);
         // the port is in force, with a check that fails: an application that listens while it warms up
@@ -239,7 +229,7 @@ mod tests {
     #[test]
     fn after_a_takeover_nothing_is_said_until_there_is_more_to_say_than_that_it_starts() {
         let shut = Snapshot { inbound: Some(HashMap::new()), ..Snapshot::default() };
-        let mut state = State::new(Some(own()), Start::TakingOver);
+        let mut state = State::new(Some(own()), [shop()].into());
         state.hear(report("shop-1", Health::Up));
         assert_eq!(told(&mut state, &shut), [], "its port is not in force yet, and callers know it as up");
         state.hear(report("shop-1", Health::Down));
@@ -251,7 +241,7 @@ mod tests {
     #[test]
     fn of_others_verdicts_pass_as_they_are_and_end_with_their_check() {
         let snapshot = Snapshot::default();
-        let mut state = State::new(None, Start::Afresh);
+        let mut state = State::new(None, BTreeSet::new());
         state.judge(&verdicts("a", Health::Unchecked));
         assert_eq!(told(&mut state, &snapshot), []);
         state.judge(&verdicts("a", Health::Down));

@@ -7,6 +7,7 @@ use super::{Own, Report};
 use crate::mesh::Mesh;
 use fusewire_model::ServiceName;
 use fusewire_model::health::Health;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,22 +19,25 @@ const STEADY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(1);
 const DOWN_AFTER: u32 = 2;
 
-pub(super) fn start(mesh: &Arc<Mesh>, own: &Own, reports: &mpsc::Sender<Report>) {
+/// `was_up`: the services that are known to have been up.
+pub(super) fn start(mesh: &Arc<Mesh>, own: &Own, was_up: &BTreeSet<ServiceName>, reports: &mpsc::Sender<Report>) {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let app = mesh.settings.inbound.as_ref().map_or(loopback, |inbound| inbound.app);
     for (port, service) in &own.register.ports {
-        tokio::spawn(ask(mesh.clone(), SocketAddr::new(app, *port), service.clone(), own.id.clone(), reports.clone()));
+        let of = (service.clone(), own.id.clone());
+        let told = was_up.contains(service).then_some(Health::Up);
+        tokio::spawn(ask(mesh.clone(), SocketAddr::new(app, *port), of, told, reports.clone()));
     }
 }
 
 async fn ask(
     mesh: Arc<Mesh>,
     address: SocketAddr,
-    service: ServiceName,
-    instance: String,
+    (service, instance): (ServiceName, String),
+    mut told: Option<Health>,
     reports: mpsc::Sender<Report>,
 ) {
-    let (mut told, mut failures) = (None, 0);
+    let mut failures = 0;
     loop {
         if has_check(&mesh, address.port()) {
             // its findings are told; ours anew if it is ever taken away

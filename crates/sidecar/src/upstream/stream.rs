@@ -4,15 +4,14 @@
 //! resets the stream, so that a reset of the application's connection arrives as one at the other end (RFC 9113, section 8.1);
 //! and each body ends by itself, which is a half-close.
 //!
-//! Invariant: at most [`ROOM`] bytes wait in memory each way. Dropped before its end was said, a direction has failed.
+//! Invariant: at most [`ROOM`] bytes wait in memory each way, however few were written at a time. Dropped before its end was said, a direction has failed.
 
 use crate::http::unread::{Cut, Message, Unread};
 use crate::upstream::tunnel::Io;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::Version;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,8 +29,9 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(reads: Incoming, writes: Writes) -> Self {
-        Self { reads: Unread::new(reads, Version::HTTP_2, Message::Response), rest: Bytes::new(), writes }
+    /// `of`: what the body that is read is the body of.
+    pub(crate) fn new(reads: Incoming, of: Message, writes: Writes) -> Self {
+        Self { reads: Unread::new(reads, Version::HTTP_2, of), rest: Bytes::new(), writes }
     }
 }
 
@@ -43,13 +43,13 @@ pub(crate) fn pipe() -> (Writes, Written) {
 
 #[derive(Debug, Default)]
 struct Pipe {
-    frames: VecDeque<Bytes>,
-    bytes: usize,
+    bytes: BytesMut,
     end: Option<End>,
     /// Nobody reads any more.
     unread: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    watcher: Option<Waker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +91,9 @@ impl Drop for Written {
     fn drop(&mut self) {
         let mut pipe = lock(&self.0);
         pipe.unread = true;
-        pipe.frames = VecDeque::new();
+        pipe.bytes = BytesMut::new();
         let _ = pipe.writer.take().map(Waker::wake);
+        let _ = pipe.watcher.take().map(Waker::wake);
     }
 }
 
@@ -102,10 +103,10 @@ impl Body for Written {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let mut pipe = lock(&self.0);
-        if let Some(frame) = pipe.frames.pop_front() {
-            pipe.bytes -= frame.len();
+        if !pipe.bytes.is_empty() {
+            let all = pipe.bytes.split().freeze();
             let _ = pipe.writer.take().map(Waker::wake);
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
+            return Poll::Ready(Some(Ok(Frame::data(all))));
         }
         match pipe.end {
             Some(End::Whole) => return Poll::Ready(None),
@@ -118,13 +119,34 @@ impl Body for Written {
 
     fn is_end_stream(&self) -> bool {
         let pipe = lock(&self.0);
-        pipe.end == Some(End::Whole) && pipe.frames.is_empty()
+        pipe.end == Some(End::Whole) && pipe.bytes.is_empty()
+    }
+}
+
+/// Resolves when the other side has let go of what is written before its end was said: it has reset the stream, or is gone,
+/// which who only waits for somebody else would not notice.
+#[derive(Debug)]
+pub(crate) struct Gone(Arc<Mutex<Pipe>>);
+
+impl Future for Gone {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pipe = lock(&self.0);
+        if pipe.unread && pipe.end != Some(End::Whole) {
+            return Poll::Ready(());
+        }
+        pipe.watcher = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
 impl Io for Stream {
     fn abort(&self) {
         self.writes.end(End::Broken);
+    }
+    fn gone(&self) -> Option<Gone> {
+        Some(Gone(self.writes.0.clone()))
     }
 }
 
@@ -150,14 +172,13 @@ impl AsyncWrite for Stream {
         if pipe.unread || pipe.end.is_some() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let some = bytes.len().min(ROOM - pipe.bytes);
+        let some = bytes.len().min(ROOM - pipe.bytes.len());
         if some == 0 && !bytes.is_empty() {
             pipe.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
         if some > 0 {
-            pipe.frames.push_back(Bytes::copy_from_slice(&bytes[..some]));
-            pipe.bytes += some;
+            pipe.bytes.extend_from_slice(&bytes[..some]);
             let _ = pipe.reader.take().map(Waker::wake);
         }
         Poll::Ready(Ok(some))

@@ -4,11 +4,12 @@ use super::connect;
 use super::instance::Instance;
 use super::pool::Lease;
 use super::service::Wish;
-use super::stream::{self, Stream, Written};
+use super::stream::{self, Gone, Stream, Written};
 use crate::bounds::Room;
 use crate::fault::Fault;
 use crate::http::body::SendBody;
 use crate::http::exchange::Exchange;
+use crate::http::unread::Message;
 use crate::http::{headers, reply};
 use crate::mesh::Worker;
 use crate::snapshot::Target;
@@ -40,6 +41,10 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {
     /// The drop that follows is a failure, not an end. A CONNECT stream or an upgrade over HTTP/2 cannot say that: hyper ends
     /// it the same way in both cases.
     fn abort(&self) {}
+    /// What resolves when nobody takes what is written any more, for those who know it by themselves.
+    fn gone(&self) -> Option<Gone> {
+        None
+    }
 }
 
 impl Io for TcpStream {
@@ -56,6 +61,9 @@ impl Io for TokioIo<Upgraded> {}
 impl Io for Box<dyn Io> {
     fn abort(&self) {
         (**self).abort();
+    }
+    fn gone(&self) -> Option<Gone> {
+        (**self).gone()
     }
 }
 
@@ -169,7 +177,7 @@ pub(crate) async fn reach(
             _ => Fault::Reset { reused: false, begun: false },
         });
     }
-    Ok((Box::new(Stream::new(response.into_body(), writes)), Kept::Lease { _lease: lease }))
+    Ok((Box::new(Stream::new(response.into_body(), Message::Response, writes)), Kept::Lease { _lease: lease }))
 }
 
 /// As [`crate::http::connect::take_stream`] knows it.
@@ -201,6 +209,13 @@ pub(crate) async fn join(near: impl Io, far: impl Io, exchange: &mut Exchange, i
             tokio::time::sleep(limit).await;
         }
     };
+    let gone = |of: Option<Gone>| async {
+        match of {
+            Some(gone) => gone.await,
+            None => std::future::pending().await,
+        }
+    };
+    let (near_gone, far_gone) = (gone(near.inner.gone()), gone(far.inner.gone()));
     tokio::select! {
         result = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER) => {
             if result.is_err() {
@@ -208,6 +223,11 @@ pub(crate) async fn join(near: impl Io, far: impl Io, exchange: &mut Exchange, i
                 near.inner.abort();
                 far.inner.abort();
             }
+        }
+        () = async { tokio::select! { () = near_gone => {}, () = far_gone => {} } } => {
+            exchange.reason = Some(Reason::Reset);
+            near.inner.abort();
+            far.inner.abort();
         }
         () = still => exchange.reason = Some(Reason::ResponseTimeout),
     }
