@@ -25,7 +25,8 @@ def once():
         while protocol == "http" and (more := connection.recv(65536)):
             answer += more
     if not answer.startswith(wanted):
-        raise ValueError(f"answered {answer[:60]!r}")
+        reason = [line for line in answer.split(b"\r\n") if line.startswith(b"fusewire-")]
+        raise ValueError(f"answered {answer[:20]!r} {reason}")
 
 
 def worker(me):
