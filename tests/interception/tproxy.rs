@@ -130,9 +130,16 @@ fn everything(host: &Host) -> String {
     }
     for family in ["-4", "-6"] {
         text += &host.told("ip", &[family, "rule", "show"]);
-        text += &host.told("ip", &[family, "route", "show", "table", "all"]);
+        let routes = host.told("ip", &[family, "route", "show", "table", "all"]);
+        // a link-local address is there when nobody else is found to have it
+        text.extend(routes.lines().filter(|line| !line.contains("fe80:")).map(|line| format!("{line}\n")));
     }
-    text + &host.told("nft", &["list", "ruleset"])
+    // what iptables-nft has, it has said above; its empty tables stay
+    let tables = host.told("nft", &["list", "tables"]);
+    for table in tables.lines().filter(|table| !table.ends_with(" nat") && !table.ends_with(" mangle")) {
+        text += &host.told("nft", &[&["list"][..], &table.split(' ').collect::<Vec<_>>()].concat());
+    }
+    text
 }
 
 #[test]
