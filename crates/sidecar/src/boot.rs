@@ -177,7 +177,14 @@ async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
         let outbound = settings_of.outbound.iter().map(|at| (Direction::Outbound, "intercept.outbound", *at));
         let inbound = settings_of.inbound.iter().map(|at| (Direction::Inbound, "intercept.inbound", *at));
         for (direction, field, at) in outbound.chain(inbound) {
-            intercept.push((listen(field, at)?, direction, Doors::new(settings.limits.connections)));
+            match listen(field, at) {
+                Ok(listener) => intercept.push((listener, direction, Doors::new(settings.limits.connections))),
+                // one file for pods with IPv6 and without: nothing can be redirected to an address that is not there
+                Err(SidecarError::Listen { source, .. }) if fusewire_net::lacks_ipv6(at, &source) => {
+                    tracing::info!("sidecar.{field}: {at} is left out: there is no IPv6 here");
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     let admin = match settings.admin.listen {
