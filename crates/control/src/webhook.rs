@@ -164,8 +164,9 @@ async fn connection(stream: TcpStream, config: Arc<ServerConfig>, settings: Arc<
         let (settings, lookup) = (settings.clone(), lookup.clone());
         async move { Ok::<_, Infallible>(answer(request, &settings, &lookup).await) }
     });
-    let served = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    let mut served = std::pin::pin!(served.serve_connection(TokioIo::new(stream), service));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     if timeout(LIFE, served.as_mut()).await.is_err() {
         served.as_mut().graceful_shutdown();
         let _ = timeout(GRACE, served).await;
