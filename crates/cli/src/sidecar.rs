@@ -3,7 +3,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use fusewire_model::World;
 use fusewire_model::yaml::{Source, parse};
-use fusewire_sidecar::Bound;
+use fusewire_sidecar::{Bound, Start};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +19,11 @@ pub(crate) struct Arguments {
     /// variable FUSEWIRE_CONFIG, which the Kubernetes injector sets.
     #[arg(long)]
     config: Vec<PathBuf>,
+    /// Replace the sidecar that runs with the same data_dir (or admin.socket): its listening sockets come over once this one is
+    /// ready, and it drains. No connection is refused. If this one does not get ready within a minute, that one goes on;
+    /// where none runs, this starts as usual.
+    #[arg(long)]
+    take_over: bool,
 }
 
 const VARIABLE: &str = "FUSEWIRE_CONFIG";
@@ -45,12 +50,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
          sidecar: {workload: web, outbound: [127.0.0.1:15001]}",
     )?;
     let world = World::new(parsed.mesh);
+    let start = if arguments.take_over { Start::TakingOver } else { Start::Afresh };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let running = fusewire_sidecar::run(settings, world, say, async {
+        let running = fusewire_sidecar::run(settings, world, start, say, async {
             let _ = stopped.await;
         });
         tokio::pin!(running);

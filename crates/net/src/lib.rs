@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod descriptors;
 mod detect;
 mod opening;
 mod original;
@@ -12,6 +13,7 @@ mod prefixed;
 pub mod redirect;
 mod socket;
 
+pub use descriptors::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use detect::{Detected, detect};
 pub use opening::{Opening, opening};
 pub use original::{canonical, original_destination};

@@ -153,9 +153,9 @@ impl Unknown {
     }
 }
 
-/// Ready: there is a configuration, and a certificate where one is needed, and no drain has begun.
-fn ready(mesh: &Mesh) -> Answer {
-    let missing = if mesh.inbound_drain.has_begun() {
+/// Ready: there is a configuration, and a certificate where one is needed, and no drain has begun. What is not so.
+pub(crate) fn missing(mesh: &Mesh) -> Option<&'static str> {
+    if mesh.inbound_drain.has_begun() {
         Some("draining")
     } else if mesh.needs_identity() && mesh.tls().is_none() {
         Some("no certificate yet")
@@ -163,8 +163,11 @@ fn ready(mesh: &Mesh) -> Answer {
         Some("no configuration yet")
     } else {
         None
-    };
-    match missing {
+    }
+}
+
+fn ready(mesh: &Mesh) -> Answer {
+    match missing(mesh) {
         None => text(StatusCode::OK, "text/plain", "ready\n"),
         Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
     }

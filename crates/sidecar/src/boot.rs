@@ -16,11 +16,13 @@ use crate::export;
 use crate::health;
 use crate::http::{stale, trace};
 use crate::intercept::{self, Passing, Speakers};
-use crate::listener::{self, Outbound};
+use crate::listener;
 use crate::mesh::{Mesh, Worker};
 use crate::probe;
 use crate::registration;
 use crate::snapshot::Snapshot;
+use crate::sockets::Sockets;
+use crate::takeover;
 use crate::trust::{self, Belief};
 use crate::watch;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -33,6 +35,7 @@ use fusewire_telemetry::trace::sink::Spans;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -52,6 +55,14 @@ pub enum SidecarError {
     InstanceId(io::Error),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    #[error("the listening sockets cannot be kept for a successor: {0}")]
+    Handles(io::Error),
+    #[error("nothing can be taken over without sidecar.data_dir or sidecar.admin.socket, where the sidecar that runs is found")]
+    Nowhere,
+    #[error("{path}: the sidecar that runs does not hand over its sockets: {source}")]
+    TakeOver { path: PathBuf, source: io::Error },
+    #[error("not ready within {limit:?} ({missing}): the sidecar that runs goes on")]
+    NeverReady { limit: Duration, missing: &'static str },
 }
 
 /// The addresses that were bound: what port 0 became.
@@ -66,14 +77,13 @@ pub struct Bound {
     pub socket: Option<PathBuf>,
 }
 
-struct Sockets {
-    outbound: Vec<(TcpListener, Outbound)>,
-    inbound: Option<TcpListener>,
-    dns: Vec<dns::Sockets>,
-    /// For redirected connections.
-    intercept: Vec<(TcpListener, Direction, Arc<Doors>)>,
-    admin: Option<tokio::net::TcpListener>,
-    unix: Option<endpoint::Socket>,
+/// How a sidecar begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Afresh,
+    /// By taking over the sockets of the sidecar that runs with the same `data_dir` (or `admin.socket`), which then drains. As
+    /// [`Start::Afresh`] where none runs.
+    TakingOver,
 }
 
 /// Runs until `stop` resolves and the drain is over. `world`: what the file itself configures, for a sidecar without a
@@ -81,13 +91,20 @@ struct Sockets {
 pub async fn run(
     mut settings: SidecarSettings,
     world: World,
+    start: Start,
     bound: impl FnOnce(Bound),
     stop: impl Future<Output = ()>,
 ) -> Result<(), SidecarError> {
+    let mut stop = pin!(stop);
     prepare_data_dir(&mut settings)?;
+    leave_out_missing_family(&mut settings);
     registration::settle_id(&mut settings).map_err(SidecarError::InstanceId)?;
-    let sockets = bind(&settings).await?;
-    let addresses = addresses(&sockets);
+    let (predecessor, mut inherited) = takeover::begin(start, &settings).await?;
+    let sockets = Sockets::bind(&settings, &mut inherited).await?;
+    drop(inherited); // what this configuration has no use for
+    let handles = sockets.handles(&settings).map_err(SidecarError::Handles)?;
+    let mut addresses = sockets.addresses();
+    addresses.socket.clone_from(&settings.admin.socket);
     if let Some(intercept) = &mut settings.intercept {
         // what port 0 became: nothing may lead back to these
         [intercept.outbound, intercept.inbound] = addresses.intercept.clone();
@@ -114,22 +131,56 @@ pub async fn run(
         None => Source::Local(Box::new(world)),
     };
     config::start(mesh.clone(), source, desk);
-    let workers = start_workers(&mesh, &sockets)?;
-    let exporting = spans.and_then(|spans| export::start(&mesh, controls.as_ref(), spans));
-    let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at));
-    tokio::spawn(watch::run(mesh.clone()));
     tokio::spawn(health::run(mesh.clone()));
-    let Sockets { outbound, inbound, intercept, dns, admin, unix } = sockets;
+    if let Some(predecessor) = &predecessor {
+        tokio::select! {
+            ready = predecessor.when_ready(&mesh) => ready?,
+            () = &mut stop => return Ok(()), // the other goes on
+        }
+    }
+    let workers = start_workers(&mesh, &sockets)?;
+    let begun = match predecessor {
+        Some(predecessor) => {
+            predecessor.replace().await;
+            Start::TakingOver
+        }
+        None => Start::Afresh,
+    };
+    let unix = match &mesh.settings.admin.socket {
+        Some(path) => Some(endpoint::Socket::bind(path).await?),
+        None => None,
+    };
+    let offer = takeover::offer(&mesh.settings, handles).await?;
+    let exporting = spans.and_then(|spans| export::start(&mesh, controls.as_ref(), spans));
+    let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at, begun));
+    tokio::spawn(watch::run(mesh.clone()));
+    let Sockets { outbound, inbound, intercept, dns, admin } = sockets;
     drop((outbound, inbound, intercept)); // the workers hold their own handles: a drain must be able to close the last
     let mut served = serve_admin(&mesh, admin, unix);
     if !dns.is_empty() {
         served.spawn(dns::run(mesh.clone(), dns));
     }
-    stop.await;
-    if let Some(registration) = &mut registration {
-        // callers turn elsewhere before we turn them away
-        mesh.leaving.store(true, Ordering::Relaxed);
-        registration.leave().await;
+    let successor = tokio::select! {
+        () = &mut stop => None,
+        successor = offer => Some(successor),
+    };
+    match (successor, &mut registration) {
+        (Some(successor), registration) => {
+            tracing::info!("another sidecar has taken over");
+            if let Some(registration) = registration {
+                registration.abandon();
+            }
+            served.shutdown().await; // it is the other's to tell from here on
+            mesh.inbound_drain.begin_patiently();
+            mesh.outbound_drain.begin_patiently();
+            successor.yielded().await;
+        }
+        (None, Some(registration)) => {
+            // callers turn elsewhere before we turn them away
+            mesh.leaving.store(true, Ordering::Relaxed);
+            registration.leave().await;
+        }
+        (None, None) => {}
     }
     drain(&mesh).await;
     mesh.events.end().await;
@@ -156,63 +207,17 @@ fn prepare_data_dir(settings: &mut SidecarSettings) -> Result<(), SidecarError> 
     Ok(())
 }
 
-async fn bind(settings: &SidecarSettings) -> Result<Sockets, SidecarError> {
-    let listen = |field, address| {
-        fusewire_net::listen(address).map_err(|source| SidecarError::Listen { field, address, source })
-    };
-    let mut outbound = Vec::new();
-    for o in &settings.outbound {
-        let doors = Doors::new(settings.limits.connections);
-        let to = Outbound { service: o.service.clone(), protocol: o.protocol, doors };
-        outbound.push((listen("outbound", o.listen)?, to));
-    }
-    let inbound = settings.inbound.as_ref().map(|i| listen("inbound", i.listen)).transpose()?;
-    let mut dns = Vec::new();
-    for address in settings.dns.iter().flat_map(|dns| dns.listen.iter().copied()) {
-        let failed = |source| SidecarError::Listen { field: "dns.listen", address, source };
-        dns.push(dns::Sockets::bind(address).await.map_err(failed)?);
-    }
-    let mut intercept = Vec::new();
-    if let Some(settings_of) = &settings.intercept {
-        let outbound = settings_of.outbound.iter().map(|at| (Direction::Outbound, "intercept.outbound", *at));
-        let inbound = settings_of.inbound.iter().map(|at| (Direction::Inbound, "intercept.inbound", *at));
-        for (direction, field, at) in outbound.chain(inbound) {
-            match listen(field, at) {
-                Ok(listener) => intercept.push((listener, direction, Doors::new(settings.limits.connections))),
-                // one file for pods with IPv6 and without: nothing can be redirected to an address that is not there
-                Err(SidecarError::Listen { source, .. }) if fusewire_net::lacks_ipv6(at, &source) => {
-                    tracing::info!("sidecar.{field}: {at} is left out: there is no IPv6 here");
-                }
-                Err(error) => return Err(error),
-            }
+/// One file for pods with IPv6 and without: nothing can be redirected to an address that is not there.
+fn leave_out_missing_family(settings: &mut SidecarSettings) {
+    let Some(intercept) = &mut settings.intercept else { return };
+    let there = |at: &SocketAddr| match std::net::UdpSocket::bind((at.ip(), 0)) {
+        Err(e) if fusewire_net::lacks_ipv6(*at, &e) => {
+            tracing::info!("sidecar.intercept: {at} is left out: there is no IPv6 here");
+            false
         }
-    }
-    let admin = match settings.admin.listen {
-        Some(address) => {
-            let failed = |source| SidecarError::Listen { field: "admin.listen", address, source };
-            Some(tokio::net::TcpListener::from_std(listen("admin.listen", address)?).map_err(failed)?)
-        }
-        None => None,
+        _ => true,
     };
-    let unix = match &settings.admin.socket {
-        Some(path) => Some(endpoint::Socket::bind(path).await?),
-        None => None,
-    };
-    Ok(Sockets { outbound, inbound, intercept, dns, admin, unix })
-}
-
-fn addresses(sockets: &Sockets) -> Bound {
-    Bound {
-        outbound: sockets.outbound.iter().filter_map(|(l, _)| l.local_addr().ok()).collect(),
-        inbound: sockets.inbound.as_ref().and_then(|l| l.local_addr().ok()),
-        dns: sockets.dns.iter().filter_map(|s| s.address().ok()).collect(),
-        intercept: [Direction::Outbound, Direction::Inbound].map(|direction| {
-            let of = sockets.intercept.iter().filter(|(_, d, _)| *d == direction);
-            of.filter_map(|(l, ..)| l.local_addr().ok()).collect()
-        }),
-        admin: sockets.admin.as_ref().and_then(|l| l.local_addr().ok()),
-        socket: sockets.unix.as_ref().map(|s| s.path().to_owned()),
-    }
+    intercept.outbound.retain(there);
 }
 
 fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Spans>), SidecarError> {
@@ -339,6 +344,12 @@ async fn drain(mesh: &Mesh) {
     tracing::info!(inbound, outbound, "draining, at most {limit:?}");
     // what the application still calls gets its share of the time, even while a peer's stream goes on
     let inbound_only = limit - (limit / 3).min(Duration::from_secs(5));
+    if mesh.inbound_drain.has_begun() {
+        // there is another sidecar: nobody needs to wait for anybody
+        let both = async { tokio::join!(mesh.inbound_drain.finished(), mesh.outbound_drain.finished()) };
+        let _ = tokio::time::timeout(inbound_only, both).await;
+        mesh.outbound_drain.begin();
+    }
     let both = async {
         mesh.inbound_drain.begin();
         let _ = tokio::time::timeout(inbound_only, mesh.inbound_drain.finished()).await;

@@ -16,11 +16,13 @@ mod forward;
 use crate::fault::Fault;
 use crate::intercept;
 use crate::mesh::Mesh;
+use crate::sockets::Inherited;
 use answer::{Asked, Verdict};
 pub(crate) use book::{Book, FILE, is_virtual};
 use forward::Way;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,7 +50,10 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// Port 0 is any that is free for both.
-    pub(crate) async fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) async fn bind(address: SocketAddr, inherited: &mut Inherited) -> io::Result<Self> {
+        if let (Some(udp), Some(tcp)) = (inherited.take("udp", address), inherited.take("tcp", address)) {
+            return Ok(Self { udp: UdpSocket::from_std(udp.into())?, tcp: TcpListener::from_std(tcp.into())? });
+        }
         let mut tries = 0..16;
         loop {
             let tcp = TcpListener::bind(address).await?;
@@ -59,6 +64,11 @@ impl Sockets {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// By the names of their transports.
+    pub(crate) fn both(&self) -> [(&'static str, BorrowedFd<'_>); 2] {
+        [("udp", self.udp.as_fd()), ("tcp", self.tcp.as_fd())]
     }
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {

@@ -32,12 +32,14 @@ mod mesh;
 mod probe;
 mod registration;
 mod snapshot;
+mod sockets;
+mod takeover;
 mod tcp;
 mod trust;
 mod upstream;
 mod watch;
 mod work;
 
-pub use boot::{Bound, SidecarError, run};
+pub use boot::{Bound, SidecarError, Start, run};
 pub use controls::Controls;
 pub use registration::{Credentials, Registrar, Report};

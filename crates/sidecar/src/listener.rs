@@ -120,7 +120,7 @@ async fn http(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, to: &Ou
     let detected = tokio::select! {
         biased; // bytes that are there are a request to be answered
         detected = detect(stream, FIRST_BYTES) => detected,
-        () = drain.begun() => return, // nothing was asked yet
+        () = drain.hurried() => return, // nothing was asked yet
     };
     let Ok((detected, io)) = detected else { return };
     let http = match detected {
@@ -181,7 +181,7 @@ async fn from_peer(
     let spoken = tokio::select! {
         biased;
         spoken = timeout_at(until, stream.peek(&mut first)) => spoken,
-        () = worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
+        () = worker.mesh.inbound_drain.hurried() => return, // nothing was asked yet
     };
     match spoken {
         Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => secured(worker, stream, (peer, until), guard, doors).await,
@@ -206,7 +206,7 @@ pub(crate) async fn secured(
     let proven = tokio::select! {
         biased;
         proven = timeout_at(until, prove(&worker.mesh, io)) => proven,
-        () = worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
+        () = worker.mesh.inbound_drain.hurried() => return, // nothing was asked yet
     };
     let (io, id, until) = match proven {
         Ok(Ok(proven)) => proven,

@@ -12,6 +12,7 @@ mod registrar;
 use gate::Gate;
 pub use registrar::{Credentials, Registrar, Report};
 
+use crate::boot::Start;
 use crate::controls::Controls;
 use crate::mesh::Mesh;
 use crate::trust;
@@ -25,6 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 /// Reports that may wait.
 const QUEUE: usize = 256;
@@ -34,11 +36,17 @@ const ID_FILE: &str = "instance-id";
 
 /// A running registration.
 pub(crate) struct Registration {
+    task: JoinHandle<()>,
     leave: Option<oneshot::Sender<()>>,
     left: Option<oneshot::Receiver<()>>,
 }
 
 impl Registration {
+    /// Leaves it to the sidecar that took over from this one: nothing more is said of it from here.
+    pub(crate) fn abandon(&mut self) {
+        self.task.abort();
+    }
+
     /// Ends it at the control plane, so that callers turn elsewhere; at most [`LEAVE`].
     pub(crate) async fn leave(&mut self) {
         let (Some(leave), Some(left)) = (self.leave.take(), self.left.take()) else { return };
@@ -84,26 +92,27 @@ fn new_id() -> String {
     format!("{:016x}{:016x}", bits() ^ time, bits() ^ u64::from(std::process::id()))
 }
 
-/// Registers (where the file says so), heartbeats and reports until [`Registration::leave`]. `inbound`: as bound.
-pub(crate) fn start(mesh: &Arc<Mesh>, controls: Controls, inbound: Option<SocketAddr>) -> Registration {
+/// Registers (where the file says so), heartbeats and reports until [`Registration::leave`]. `inbound`: as bound. Where
+/// another sidecar was taken over, its registration goes on: callers see no instance begin anew.
+pub(crate) fn start(mesh: &Arc<Mesh>, controls: Controls, inbound: Option<SocketAddr>, begun: Start) -> Registration {
     let (tell, told) = mpsc::channel(QUEUE);
     let (pass, passed) = mpsc::channel(QUEUE);
     let (leave, leaving) = oneshot::channel();
     let (gone, left) = oneshot::channel();
     let own = Own::new(mesh, inbound);
-    let registration = own.as_ref().map(Own::registration);
+    let registration = own.as_ref().map(|own| own.registration(begun));
     if let Some(own) = &own {
         ready::start(mesh, own, &tell);
     }
-    tokio::spawn(Gate::new(mesh.clone(), own).run(told, pass));
+    tokio::spawn(Gate::new(mesh.clone(), own, begun).run(told, pass));
     let of = mesh.clone();
     let credentials = move || trust::control_client(&of.tls()?.identity).ok();
     let registrar = Registrar::new(controls, registration, Box::new(credentials));
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         registrar.run(passed, leaving).await;
         let _ = gone.send(());
     });
-    Registration { leave: Some(leave), left: Some(left) }
+    Registration { task, leave: Some(leave), left: Some(left) }
 }
 
 /// What this sidecar registers.
@@ -120,7 +129,7 @@ impl Own {
         Some(Self { id: mesh.settings.instance.clone()?, register, sidecar })
     }
 
-    fn registration(&self) -> v1::Registration {
+    fn registration(&self, begun: Start) -> v1::Registration {
         let port =
             |(port, service): (&u16, &ServiceName)| v1::Port { port: (*port).into(), service: service.to_string() };
         let Register { address, ports, weight, zone, labels, ttl, .. } = &self.register;
@@ -133,7 +142,7 @@ impl Own {
             zone: zone.clone().unwrap_or_default(),
             metadata: labels.clone().into_iter().collect(),
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-            starting: true,
+            starting: begun == Start::Afresh,
         }
     }
 

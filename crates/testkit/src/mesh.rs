@@ -194,6 +194,13 @@ impl Sidecar {
         let found = all["breakers"].as_array().and_then(|all| all.iter().find(|b| b["instance"] == instance));
         found.cloned().unwrap_or(Value::Null)
     }
+    /// Starts another one with the same file, to take over from it, and returns the one before, which is about to end.
+    pub fn replace(&mut self) -> Process {
+        let mut command = Command::new(&self.binary);
+        command.current_dir(&self.dir).args(["sidecar", "--take-over", "--config", &format!("{}.yaml", self.name)]);
+        let log = self.dir.join(format!("{}.{}.log", self.name, self.process.id()));
+        std::mem::replace(&mut self.process, Process::start(&mut command, log))
+    }
     /// Starts it again after its end, on the same ports and data.
     pub fn restart(&mut self) {
         self.process = start_sidecar(&self.binary, &self.dir, &self.name);

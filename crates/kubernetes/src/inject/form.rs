@@ -107,7 +107,8 @@ pub(super) fn warn(pod: &Value, wishes: &Wishes, warnings: &mut Vec<String>) {
 pub(super) fn proxied(pod: &mut Value, standard: &str, warnings: &mut Vec<String>) {
     warnings.push(format!(
         "the namespace enforces the pod security standard {standard}, which forbids redirection: applications are told of \
-         the sidecar by HTTP_PROXY; what does not heed it, is no HTTP in clear, or comes in without mTLS passes the sidecar by"
+         the sidecar by HTTP_PROXY, which answers 404 for what the mesh does not know; what does not heed it, is no HTTP in \
+         clear, or comes in without mTLS passes the sidecar by"
     ));
     for part in CONTAINERS {
         for container in containers_mut(pod, part) {

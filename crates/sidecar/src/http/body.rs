@@ -9,6 +9,7 @@ use super::unread::{Cut, Unread};
 use crate::fault::Fault;
 use crate::upstream::instance::Instance;
 use crate::upstream::send::Held;
+use crate::upstream::stream::Written;
 use bytes::{Buf, Bytes};
 use fusewire_model::policy::Policy;
 use fusewire_resilience::retry::Replay;
@@ -123,6 +124,8 @@ pub(crate) enum SendBody {
     Empty,
     /// Our own words, in one piece.
     Own(Option<Bytes>),
+    /// One direction of a stream of bytes.
+    Written(Written),
     /// `at`: how many of the kept pieces were sent; `whole`: they are all that was ever read.
     Stream {
         source: Option<Source>,
@@ -151,6 +154,9 @@ impl Body for SendBody {
         let (source, at, whole, flow) = match self.get_mut() {
             SendBody::Stream { source: Some(source), at, whole, flow } => (source, at, whole, flow),
             SendBody::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            SendBody::Written(written) => {
+                return Pin::new(written).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(CallerBroke)));
+            }
             SendBody::Empty | SendBody::Stream { .. } => return Poll::Ready(None),
         };
         if let Some(again) = source.begun.get(*at) {
@@ -199,6 +205,7 @@ impl Body for SendBody {
                 *at >= source.begun.len() && source.rest.is_end_stream()
             }
             SendBody::Own(bytes) => bytes.is_none(),
+            SendBody::Written(written) => written.is_end_stream(),
             _ => true,
         }
     }
@@ -206,6 +213,7 @@ impl Body for SendBody {
         let (source, at) = match self {
             SendBody::Stream { source: Some(source), at, .. } => (source, at),
             SendBody::Own(Some(bytes)) => return SizeHint::with_exact(bytes.len() as u64),
+            SendBody::Written(written) => return written.size_hint(),
             SendBody::Own(None) | SendBody::Empty | SendBody::Stream { .. } => return SizeHint::with_exact(0),
         };
         let again: usize = source.begun.iter().skip(*at).map(Bytes::len).sum();
@@ -281,6 +289,8 @@ pub(crate) enum ReplyBody {
         _exchange: Option<Box<Exchange>>,
     },
     Stream(Box<Tracked>),
+    /// One direction of a stream of bytes, which its own task accounts for.
+    Written(Written),
 }
 
 pub(crate) struct Tracked {
@@ -438,18 +448,21 @@ impl Body for ReplyBody {
                 None => Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
             },
             ReplyBody::Stream(tracked) => tracked.poll(cx),
+            ReplyBody::Written(written) => Pin::new(written).poll_frame(cx).map_err(BoxError::from),
         }
     }
     fn is_end_stream(&self) -> bool {
         match self {
             ReplyBody::Own { text, trailers, .. } => text.is_end_stream() && trailers.is_none(),
             ReplyBody::Stream(tracked) => tracked.inner.is_end_stream(),
+            ReplyBody::Written(written) => written.is_end_stream(),
         }
     }
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Own { text, .. } => text.size_hint(),
             ReplyBody::Stream(tracked) => tracked.inner.size_hint(),
+            ReplyBody::Written(written) => written.size_hint(),
         }
     }
 }

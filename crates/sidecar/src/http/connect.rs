@@ -1,7 +1,8 @@
 //! Requests that turn into bytes: CONNECT, and the switch to another protocol (WebSocket), from HTTP/1.1 and HTTP/2.
 //!
-//! Between sidecars both travel as CONNECT streams. An upgrade carries its token, path and fields beside it, so that the
-//! inbound sidecar can ask its application for the same upgrade over HTTP/1.1 (RFC 9110, 7.8; RFC 8441 from HTTP/2).
+//! Between sidecars bytes travel as the two bodies of an exchange ([`crate::upstream::stream`]), and an upgrade as a CONNECT
+//! stream, which carries its token, path and fields beside it, so that the inbound sidecar can ask its application for the same
+//! upgrade over HTTP/1.1 (RFC 9110, 7.8; RFC 8441 from HTTP/2).
 
 use super::body::ReplyBody;
 use super::exchange::Exchange;
@@ -10,6 +11,7 @@ use super::reply;
 use super::serve::Connection;
 use crate::bounds;
 use crate::fault::Fault;
+use crate::upstream::stream::{self, Stream};
 use crate::upstream::tunnel;
 use fusewire_resilience::{Happening, classify};
 use fusewire_telemetry::metrics::Direction;
@@ -127,13 +129,37 @@ impl Caller {
     }
 }
 
+/// What a caller's bytes come and go by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Near {
+    /// The connection, or the stream, that its CONNECT turns into bytes.
+    Upgrade,
+    /// The bodies of request and answer.
+    Bodies,
+}
+
+/// Makes a stream of a peer's sidecar the CONNECT that it stands for, so that everything else takes it for one.
+pub(crate) fn take_stream<B>(request: &mut Request<B>) -> Near {
+    let is_stream = request.method() == Method::POST
+        && request.headers().get(&headers::PROTOCOL).is_some_and(|protocol| protocol == headers::TCP);
+    if !is_stream {
+        return Near::Upgrade;
+    }
+    *request.method_mut() = Method::CONNECT;
+    if let Some(authority) = request.uri().authority().cloned() {
+        *request.uri_mut() = authority.into();
+    }
+    Near::Bodies
+}
+
 /// CONNECT: bytes to the service that its target names.
 pub(crate) async fn tunnel(
     mut exchange: Box<Exchange>,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
+    near: Near,
 ) -> Response<ReplyBody> {
-    let near = hyper::upgrade::on(&mut request);
+    let upgraded = (near == Near::Upgrade).then(|| hyper::upgrade::on(&mut request));
     let opened = async {
         let target = connection.begin(&mut exchange, &request).await?;
         bounds::enter(&mut exchange, &target, &request, connection.caller).await?;
@@ -147,13 +173,20 @@ pub(crate) async fn tunnel(
     exchange.status = Some(StatusCode::OK.as_u16());
     exchange.first_byte = Some(exchange.worker.mesh.clock.now());
     let guard = connection.guard.clone();
-    tokio::spawn(async move {
+    let (writes, written) = stream::pipe();
+    let joined = async move {
         let _guard = guard;
         let tunnel::Open { io, attempt, _kept } = opened;
-        if let Ok(near) = near.await {
-            tunnel::join(TokioIo::new(near), io, &mut exchange, idle).await;
+        match upgraded {
+            None => tunnel::join(Stream::new(request.into_body(), writes), io, &mut exchange, idle).await,
+            Some(upgraded) => {
+                if let Ok(near) = upgraded.await {
+                    tunnel::join(TokioIo::new(near), io, &mut exchange, idle).await;
+                }
+            }
         }
         exchange.settle(attempt, classify(Happening::Complete));
-    });
-    reply::connected()
+    };
+    tokio::spawn(joined);
+    reply::connected((near == Near::Bodies).then_some(written))
 }

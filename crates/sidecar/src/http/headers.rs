@@ -14,6 +14,8 @@ pub(crate) const FORWARDED_PREFIX: &str = "x-forwarded-";
 pub(crate) const PORT: HeaderName = HeaderName::from_static("fusewire-port");
 /// What the caller spoke: `h1`, `h2`, `grpc`, `tcp`.
 pub(crate) const PROTOCOL: HeaderName = HeaderName::from_static("fusewire-protocol");
+/// The protocol of what is bytes.
+pub(crate) const TCP: &str = "tcp";
 /// On a CONNECT stream that carries a WebSocket: the token of `Upgrade`, and the request's path.
 pub(crate) const UPGRADE: HeaderName = HeaderName::from_static("fusewire-upgrade");
 pub(crate) const PATH: HeaderName = HeaderName::from_static("fusewire-path");

@@ -4,7 +4,7 @@ use super::again::{Again, Last, Next, Went};
 use super::answer::Answer;
 use super::attempt::{attempt_one, hedged};
 use super::body::ReplyBody;
-use super::connect;
+use super::connect::{self, Near};
 use super::exchange::Exchange;
 use super::fallback::{self, Instead};
 use super::outgoing::Outgoing;
@@ -28,6 +28,7 @@ pub(crate) async fn proxy(connection: &Arc<Connection>, mut request: Request<Inc
     if connection.direction != said_by {
         headers::strip_ours(request.headers_mut()); // believed from peers' sidecars alone (invariant 11)
     }
+    let near = if connection.is_wire() { connect::take_stream(&mut request) } else { Near::Upgrade };
     let peer = connection.peer.clone();
     let mut exchange = Box::new(Exchange::begin(&connection.worker, connection.direction, peer, &request));
     if let Err(fault) = check::request(&request, said_by, &connection.worker.mesh.settings.limits) {
@@ -35,7 +36,7 @@ pub(crate) async fn proxy(connection: &Arc<Connection>, mut request: Request<Inc
         return reply::own(exchange, &fault);
     }
     if request.method() == Method::CONNECT && !connect::is_upgrade(connection.direction, &request) {
-        return connect::tunnel(exchange, connection, request).await;
+        return connect::tunnel(exchange, connection, request, near).await;
     }
     forward(exchange, connection, request).await
 }

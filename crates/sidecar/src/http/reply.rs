@@ -5,6 +5,7 @@ use super::exchange::Exchange;
 use super::fallback::Why;
 use super::headers;
 use crate::fault::Fault;
+use crate::upstream::stream::Written;
 use bytes::Bytes;
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::Direction;
@@ -224,9 +225,10 @@ pub(crate) fn switched(head: http::response::Parts) -> Response<ReplyBody> {
     Response::from_parts(head, ReplyBody::Own { text: Full::default(), trailers: None, _exchange: None })
 }
 
-/// The tunnel to the instance is open.
-pub(crate) fn connected() -> Response<ReplyBody> {
-    Response::new(ReplyBody::Own { text: Full::default(), trailers: None, _exchange: None })
+/// The tunnel to the instance is open. `written`: what it says, where that is the answer's body.
+pub(crate) fn connected(written: Option<Written>) -> Response<ReplyBody> {
+    let nothing = || ReplyBody::Own { text: Full::default(), trailers: None, _exchange: None };
+    Response::new(written.map_or_else(nothing, ReplyBody::Written))
 }
 
 /// What a caller gets for whom there is no place; written as bytes, since nothing is read.

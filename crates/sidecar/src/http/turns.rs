@@ -11,6 +11,7 @@ use super::serve::Connection;
 use super::strict::{Line, Strict};
 use crate::upstream::connect::H1_BUFFER;
 use bytes::Bytes;
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -50,7 +51,7 @@ where
     }
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     let leaving = async {
-        drain.begun().await;
+        drain.hurried().await;
         line.between_heads().await;
     };
     tokio::select! {
@@ -66,7 +67,7 @@ async fn in_its_turn(connection: &Arc<Connection>, line: Arc<Line>, request: Req
     let number = line.begin();
     let turn = Turn { line, number: Some(number) };
     let is_connect = request.method() == Method::CONNECT;
-    let response = match turn.line.refused(number) {
+    let mut response = match turn.line.refused(number) {
         Some(fault) => {
             let peer = connection.peer.clone();
             let exchange = Exchange::begin(&connection.worker, connection.direction, peer, &request);
@@ -76,6 +77,9 @@ async fn in_its_turn(connection: &Arc<Connection>, line: Arc<Line>, request: Req
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success()) {
         turn.line.switched();
+    } else if connection.worker.mesh.drain(connection.direction).has_begun() {
+        // whoever comes next comes by a new connection; where there is no hurry, this is how an idle one learns of the end
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     turn.line.answered(number);
     response.map(|body| InTurn { body, _turn: turn })

@@ -65,7 +65,7 @@ impl Entering {
         let spoken = tokio::select! {
             biased;
             spoken = timeout(self.patience(), stream.peek(&mut first)) => spoken,
-            () = self.worker.mesh.inbound_drain.begun() => return, // nothing was asked yet
+            () = self.worker.mesh.inbound_drain.hurried() => return, // nothing was asked yet
         };
         match spoken {
             Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => {
@@ -103,7 +103,7 @@ impl Entering {
         let detected = tokio::select! {
             biased; // bytes that are there are a request to be answered
             detected = detect(stream, FIRST_BYTES) => detected,
-            () = self.worker.mesh.inbound_drain.begun() => return,
+            () = self.worker.mesh.inbound_drain.hurried() => return,
         };
         match detected {
             Ok((Detected::Http1, io)) => self.http(io, Http::One).await,

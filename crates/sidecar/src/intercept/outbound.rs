@@ -66,7 +66,7 @@ impl Leaving {
         let detected = tokio::select! {
             biased; // bytes that are there are a request to be answered
             detected = detect(stream, mesh.speakers.patience(self.to)) => detected,
-            () = drain.begun() => return, // nothing was asked yet
+            () = drain.hurried() => return, // nothing was asked yet
         };
         match detected {
             Ok((Detected::Http1, io)) => self.http(io, Http::One).await,

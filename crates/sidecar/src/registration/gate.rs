@@ -2,11 +2,13 @@
 //!
 //! It decides that our own instance is up only when this sidecar's inbound port is in force *and* the application answers:
 //! nobody is sent to a sidecar that would still refuse. An application that was never up is starting, however its check
-//! words it. It deliberately asks nobody.
+//! words it; after a takeover what the sidecar before us said stands until there is something better to say. It deliberately
+//! asks nobody.
 //!
 //! Invariant: of one instance only the newest word is told, and only what differs from what was told.
 
 use super::{Own, Report};
+use crate::boot::Start;
 use crate::health::Verdicts;
 use crate::mesh::Mesh;
 use crate::snapshot::Snapshot;
@@ -31,11 +33,13 @@ struct State {
     checked: BTreeSet<Of>,
     told: BTreeMap<Of, Report>,
     was_up: BTreeSet<ServiceName>,
+    /// Of our own, what another sidecar spoke of before us and we have not yet.
+    inherited: BTreeSet<ServiceName>,
 }
 
 impl Gate {
-    pub(super) fn new(mesh: Arc<Mesh>, own: Option<Own>) -> Self {
-        Self { mesh, state: State::new(own) }
+    pub(super) fn new(mesh: Arc<Mesh>, own: Option<Own>, begun: Start) -> Self {
+        Self { mesh, state: State::new(own, begun) }
     }
 
     /// Until the sidecar ends. `ready`: what the default check found of our own instance.
@@ -67,8 +71,17 @@ impl Gate {
 }
 
 impl State {
-    fn new(own: Option<Own>) -> Self {
-        Self { own, heard: BTreeMap::new(), checked: BTreeSet::new(), told: BTreeMap::new(), was_up: BTreeSet::new() }
+    fn new(own: Option<Own>, begun: Start) -> Self {
+        let registered = own.iter().filter(|_| begun == Start::TakingOver);
+        let inherited: BTreeSet<ServiceName> = registered.flat_map(|own| own.register.ports.values().cloned()).collect();
+        Self {
+            own,
+            heard: BTreeMap::new(),
+            checked: BTreeSet::new(),
+            told: BTreeMap::new(),
+            was_up: inherited.clone(),
+            inherited,
+        }
     }
 
     fn hear(&mut self, report: Report) {
@@ -118,7 +131,12 @@ impl State {
                 Some(port) => {
                     let inbound = snapshot.inbound.as_ref().and_then(|ports| ports.get(&port));
                     let unasked = inbound.is_some_and(|port| port.health.is_some()) && !self.checked.contains(of);
-                    gated(heard, inbound.is_some() && !unasked, &mut self.was_up)
+                    let report = gated(heard, inbound.is_some() && !unasked, &mut self.was_up);
+                    if report.health == Health::Starting && self.inherited.contains(&of.0) {
+                        continue;
+                    }
+                    self.inherited.remove(&of.0);
+                    report
                 }
                 None => heard.clone(),
             };
@@ -186,7 +204,7 @@ mod tests {
     #[test]
     fn our_own_instance_is_starting_until_it_was_up_and_its_port_is_in_force() {
         let shut = Snapshot { inbound: Some(HashMap::new()), ..Snapshot::default() };
-        let mut state = State::new(Some(own()));
+        let mut state = State::new(Some(own()), Start::Afresh);
         state.hear(report("shop-1", Health::Down));
         assert_eq!(told(&mut state, &shut), [Health::Starting]);
         state.hear(report("shop-1", Health::Up));
@@ -200,7 +218,7 @@ mod tests {
     #[test]
     fn a_port_that_takes_connections_is_not_up_while_the_services_own_check_says_nothing_good() {
         let shut = Snapshot { inbound: Some(HashMap::new()), ..Snapshot::default() };
-        let mut state = State::new(Some(own()));
+        let mut state = State::new(Some(own()), Start::Afresh);
         state.hear_default(report("shop-1", Health::Up));
         assert_eq!(told(&mut state, &shut), [Health::Starting]);
         // the port is in force, with a check that fails: an application that listens while it warms up
@@ -218,9 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn after_a_takeover_nothing_is_said_until_there_is_more_to_say_than_that_it_starts() {
+        let shut = Snapshot { inbound: Some(HashMap::new()), ..Snapshot::default() };
+        let mut state = State::new(Some(own()), Start::TakingOver);
+        state.hear(report("shop-1", Health::Up));
+        assert_eq!(told(&mut state, &shut), [], "its port is not in force yet, and callers know it as up");
+        state.hear(report("shop-1", Health::Down));
+        assert_eq!(told(&mut state, &shut), [Health::Down], "not as one that was never up");
+        state.hear(report("shop-1", Health::Up));
+        assert_eq!(told(&mut state, &shut), [Health::Starting], "and from here on as any other");
+    }
+
+    #[test]
     fn of_others_verdicts_pass_as_they_are_and_end_with_their_check() {
         let snapshot = Snapshot::default();
-        let mut state = State::new(None);
+        let mut state = State::new(None, Start::Afresh);
         state.judge(&verdicts("a", Health::Unchecked));
         assert_eq!(told(&mut state, &snapshot), []);
         state.judge(&verdicts("a", Health::Down));

@@ -8,4 +8,5 @@ pub(crate) mod metered;
 pub(crate) mod pool;
 pub(crate) mod send;
 pub(crate) mod service;
+pub(crate) mod stream;
 pub(crate) mod tunnel;

@@ -1,9 +1,10 @@
-//! Bytes to an instance: a CONNECT stream to its sidecar, or TCP in clear; and the copying between two such streams.
+//! Bytes to an instance: a stream to its sidecar ([`super::stream`]), or TCP in clear; and the copying between two such streams.
 
 use super::connect;
 use super::instance::Instance;
 use super::pool::Lease;
 use super::service::Wish;
+use super::stream::{self, Stream, Written};
 use crate::bounds::Room;
 use crate::fault::Fault;
 use crate::http::body::SendBody;
@@ -36,8 +37,8 @@ const MAX_OFFERS: u32 = 5;
 
 /// A stream of bytes that may know how to end badly.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {
-    /// The drop that follows is a failure, not an end. A stream of the wire between sidecars cannot say that: hyper
-    /// ends an upgraded stream the same way in both cases.
+    /// The drop that follows is a failure, not an end. A CONNECT stream or an upgrade over HTTP/2 cannot say that: hyper ends
+    /// it the same way in both cases.
     fn abort(&self) {}
 }
 
@@ -145,13 +146,14 @@ pub(crate) async fn reach(
         return Ok((Box::new(stream), Kept::Room { _room }));
     }
     let lease = connect::lease_h2(worker, instance, policy, metrics).await?;
-    let mut request = connect_request(instance)?;
+    let (writes, written) = stream::pipe();
+    let mut request = request(instance, written)?;
     if let Some(exchange) = exchange {
         exchange.stamp(request.headers_mut());
     }
     let asked = lease.sender().try_send_request(request);
     let answered = tokio::time::timeout(policy.timeout.connect, asked).await.map_err(|_| Fault::ConnectTimeout)?;
-    let mut response = answered.map_err(|_| Fault::Unsent)?;
+    let response = answered.map_err(|_| Fault::Unsent)?;
     if response.status() != StatusCode::OK {
         let reason = response.headers().get(&reply::REASON).and_then(|r| Reason::from_word(r.as_bytes()));
         let unprocessed = response.headers().contains_key(&headers::NOT_PROCESSED);
@@ -167,18 +169,18 @@ pub(crate) async fn reach(
             _ => Fault::Reset { reused: false, begun: false },
         });
     }
-    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Fault::Unsent)?;
-    Ok((Box::new(TokioIo::new(upgraded)), Kept::Lease { _lease: lease }))
+    Ok((Box::new(Stream::new(response.into_body(), writes)), Kept::Lease { _lease: lease }))
 }
 
-fn connect_request(instance: &Instance) -> Result<Request<SendBody>, Fault> {
+/// As [`crate::http::connect::take_stream`] knows it.
+fn request(instance: &Instance, written: Written) -> Result<Request<SendBody>, Fault> {
     Request::builder()
         .version(Version::HTTP_2)
-        .method(Method::CONNECT)
-        .uri(instance.key.address.to_string())
+        .method(Method::POST)
+        .uri(format!("http://{}/", instance.key.address))
         .header(headers::PORT, HeaderValue::from(instance.key.address.port()))
-        .header(headers::PROTOCOL, HeaderValue::from_static("tcp"))
-        .body(SendBody::Empty)
+        .header(headers::PROTOCOL, HeaderValue::from_static(headers::TCP))
+        .body(SendBody::Written(written))
         .map_err(|_| Fault::BadRequest("the instance's address makes no authority".into()))
 }
 
