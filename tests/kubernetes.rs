@@ -23,7 +23,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: [{name: web, image: 'web:1'}]\n";
+const POD: &str =
+    "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: [{name: web, image: 'web:1'}]\n";
 
 #[test]
 fn inject_is_a_filter_that_can_be_undone() {
@@ -52,12 +53,18 @@ fn what_cannot_be_injected_goes_through_and_is_told_by_the_exit_code() {
 fn install_prints_what_it_would_apply() {
     let printed = Command::new(FUSEWIRE).args(["install", "--print", "--image", "fusewire:test"]).output().unwrap();
     let printed = text(&printed.stdout);
-    for wanted in ["kind: MutatingWebhookConfiguration", "kind: PodDisruptionBudget", "image: fusewire:test", "replicas: 2"] {
+    for wanted in
+        ["kind: MutatingWebhookConfiguration", "kind: PodDisruptionBudget", "image: fusewire:test", "replicas: 2"]
+    {
         assert!(printed.contains(wanted), "{wanted} is not in\n{printed}");
     }
     let small = Command::new(FUSEWIRE).args(["install", "--print", "--single-replica", "-n", "mesh"]).output().unwrap();
     let small = text(&small.stdout);
-    assert!(small.contains("replicas: 1") && small.contains("namespace: mesh") && !small.contains("namespace: fusewire-system"));
+    assert!(
+        small.contains("replicas: 1")
+            && small.contains("namespace: mesh")
+            && !small.contains("namespace: fusewire-system")
+    );
 }
 
 #[test]

@@ -73,7 +73,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let client = client(what.context.as_deref()).await?;
         apply(&client, &documents, |object| eprintln!("{object}: applied")).await
     })?;
-    eprintln!("installed; label a namespace to inject into it: kubectl label namespace NAME fusewire.io/inject=enabled");
+    eprintln!(
+        "installed; label a namespace to inject into it: kubectl label namespace NAME fusewire.io/inject=enabled"
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -54,7 +54,8 @@ pub(crate) struct Webhook {
 }
 
 /// Who knows namespaces.
-type Lookup = Arc<dyn Fn(String) -> futures_util::future::BoxFuture<'static, Result<Namespace, ClusterError>> + Send + Sync>;
+type Lookup =
+    Arc<dyn Fn(String) -> futures_util::future::BoxFuture<'static, Result<Namespace, ClusterError>> + Send + Sync>;
 
 impl Webhook {
     pub(crate) fn new(shared: &Shared, namespace: &str) -> Result<(Self, u64), ControlError> {

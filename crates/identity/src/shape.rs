@@ -86,11 +86,7 @@ pub(crate) fn server(names: &[String], not_before: u64, not_after: u64) -> Resul
     end_entity(params, not_before, not_after)
 }
 
-fn end_entity(
-    mut params: CertificateParams,
-    not_before: u64,
-    not_after: u64,
-) -> Result<CertificateParams, SignError> {
+fn end_entity(mut params: CertificateParams, not_before: u64, not_after: u64) -> Result<CertificateParams, SignError> {
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;

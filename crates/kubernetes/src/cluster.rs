@@ -219,7 +219,10 @@ mod tests {
         ]);
         let patch = with_ca_bundle(&before, Some("7"), "new").unwrap();
         assert_eq!(patch["metadata"]["resourceVersion"], "7");
-        assert_eq!((&patch["webhooks"][0]["newField"], &patch["webhooks"][0]["clientConfig"]["service"]["name"]), (&json!(1), &json!("s")));
+        assert_eq!(
+            (&patch["webhooks"][0]["newField"], &patch["webhooks"][0]["clientConfig"]["service"]["name"]),
+            (&json!(1), &json!("s"))
+        );
         for n in 0..2 {
             assert_eq!(patch["webhooks"][n]["clientConfig"]["caBundle"], STANDARD.encode("new"));
         }

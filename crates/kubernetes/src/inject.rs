@@ -90,7 +90,11 @@ impl Namespace {
     /// From its manifest.
     pub fn of(object: &Value) -> Self {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        Self { name, labels: texts(&object["metadata"]["labels"]), annotations: texts(&object["metadata"]["annotations"]) }
+        Self {
+            name,
+            labels: texts(&object["metadata"]["labels"]),
+            annotations: texts(&object["metadata"]["annotations"]),
+        }
     }
 
     /// The pod security standard that it enforces, where that forbids NET_ADMIN.

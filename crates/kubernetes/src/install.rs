@@ -10,8 +10,8 @@ mod render;
 use crate::cluster::{ClusterError, WEBHOOK};
 use crate::inject::TRUST;
 use k8s_openapi::api::core::v1;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::Client;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use serde_json::Value;
 
 pub use render::{FILES, render};

@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn words_mean_what_kubectl_takes_them_for() {
-        let read = read("{a: 0644, b: on, c: '0644', d: 1_000, e: 0.5, f: 10.0.0.1, g: ~, h: 1e3, i: 089, j: 0x10, k: -7}");
+        let read =
+            read("{a: 0644, b: on, c: '0644', d: 1_000, e: 0.5, f: 10.0.0.1, g: ~, h: 1e3, i: 089, j: 0x10, k: -7}");
         let wanted = json!({
             "a": 420, "b": true, "c": "0644", "d": 1000, "e": 0.5, "f": "10.0.0.1", "g": null, "h": 1000.0, "i": 89.0,
             "j": 16, "k": -7
@@ -200,7 +201,8 @@ mod tests {
 
     #[test]
     fn documents_anchors_and_merge_keys_are_read() {
-        let text = "---\nbase: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  y: 3\nsame: *b\n---\n---\nsecond: |\n  two\n  lines\n";
+        let text =
+            "---\nbase: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  y: 3\nsame: *b\n---\n---\nsecond: |\n  two\n  lines\n";
         let first = json!({"base": {"x": 1, "y": 2}, "more": {"y": 3, "x": 1}, "same": {"x": 1, "y": 2}});
         assert_eq!(read(text), Ok(vec![first, json!({"second": "two\nlines\n"})]));
     }

@@ -262,7 +262,12 @@ pub struct Telemetry {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp: Otlp::Control, metrics_interval: Duration::from_secs(5), per_instance_metrics: false, sample: None }
+        Self {
+            otlp: Otlp::Control,
+            metrics_interval: Duration::from_secs(5),
+            per_instance_metrics: false,
+            sample: None,
+        }
     }
 }
 

@@ -57,7 +57,9 @@ pub enum SidecarError {
     Thread(io::Error),
     #[error("the listening sockets cannot be kept for a successor: {0}")]
     Handles(io::Error),
-    #[error("nothing can be taken over without sidecar.data_dir or sidecar.admin.socket, where the sidecar that runs is found")]
+    #[error(
+        "nothing can be taken over without sidecar.data_dir or sidecar.admin.socket, where the sidecar that runs is found"
+    )]
     Nowhere,
     #[error("{path}: the sidecar that runs does not hand over its sockets: {source}")]
     TakeOver { path: PathBuf, source: io::Error },

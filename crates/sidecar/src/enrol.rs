@@ -85,7 +85,8 @@ impl Proof {
         if !is_jwt(&token) {
             return Ok(Self::Join(token));
         }
-        let missing = "it is a Kubernetes token, which names no root: name the file with the roots in sidecar.trust_file";
+        let missing =
+            "it is a Kubernetes token, which names no root: name the file with the roots in sidecar.trust_file";
         let path = trust_file.ok_or_else(|| EnrolError::Token(missing.into()))?;
         let failed = |why: String| EnrolError::Token(format!("sidecar.trust_file: {}: {why}", path.display()));
         let pem = std::fs::read(path).map_err(|e| failed(e.to_string()))?;

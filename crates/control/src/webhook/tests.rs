@@ -17,7 +17,8 @@ struct Served {
 /// A webhook with a namespace `shop` that asks for sidecars, and one that cannot be looked up.
 async fn served() -> Served {
     let authority = Authority::create(&TrustDomain::parse("cluster.local").unwrap(), UnixTime::now()).unwrap();
-    let leaf: ServerLeaf = authority.issue_server(&[NAME.to_owned()], Duration::from_secs(60), UnixTime::now()).unwrap();
+    let leaf: ServerLeaf =
+        authority.issue_server(&[NAME.to_owned()], Duration::from_secs(60), UnixTime::now()).unwrap();
     let webhook = Webhook {
         config: ArcSwap::new(webhook_config(&leaf).unwrap()),
         roots: watch::Sender::new(String::new()),
@@ -52,7 +53,10 @@ impl Served {
     async fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let mut stream = self.connector.connect(ServerName::try_from(NAME).unwrap(), stream).await.unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         // one that is refused may be refused before it has sent all
         let _ = stream.write_all(body).await;

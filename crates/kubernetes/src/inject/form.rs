@@ -23,7 +23,9 @@ pub(super) fn refuse(pod: &Value, wishes: &Wishes) -> Result<(), String> {
         return Err("the pod has no containers".into());
     }
     if spec["hostNetwork"] == true {
-        return Err(format!("a pod with hostNetwork shares the node's network, whose traffic is not its own: {without}"));
+        return Err(format!(
+            "a pod with hostNetwork shares the node's network, whose traffic is not its own: {without}"
+        ));
     }
     if spec["os"]["name"] == "windows" {
         return Err(format!("there is no sidecar for Windows: {without}"));
@@ -88,7 +90,8 @@ pub(super) fn warn(pod: &Value, wishes: &Wishes, warnings: &mut Vec<String>) {
         ));
     }
     if matches!(spec["dnsPolicy"].as_str(), Some("Default" | "None")) {
-        warnings.push("with this dnsPolicy the sidecar may not find the control plane, whose name is the cluster's".into());
+        warnings
+            .push("with this dnsPolicy the sidecar may not find the control plane, whose name is the cluster's".into());
     }
     for container in each(pod) {
         for hook in ["postStart", "preStop"] {

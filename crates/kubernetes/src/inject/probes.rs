@@ -41,7 +41,8 @@ pub(super) fn rewrite(pod: &mut Value, warnings: &mut Vec<String>) -> Result<Vec
                 }
                 let port = port(&what["port"], &declared).ok_or_else(|| unknown_port(&place, &what["port"]))?;
                 let timeout = probe["timeoutSeconds"].as_u64().unwrap_or(1).clamp(1, 600);
-                let mut entry = json!({"container": name, "probe": kind, "port": port, "timeout": format!("{timeout}s")});
+                let mut entry =
+                    json!({"container": name, "probe": kind, "port": port, "timeout": format!("{timeout}s")});
                 object(&mut entry).extend(question(handler, &what));
                 asked.push(entry);
                 turn(probe, handler, &format!("/app-health/{name}/{path}"));
@@ -107,7 +108,9 @@ pub(super) fn restore(pod: &mut Value, asked: &[Value]) {
                 if probe["httpGet"]["path"] != format!("/app-health/{name}/{path}") {
                     continue;
                 }
-                let Some(entry) = asked.iter().find(|e| e["container"] == *name && e["probe"] == kind) else { continue };
+                let Some(entry) = asked.iter().find(|e| e["container"] == *name && e["probe"] == kind) else {
+                    continue;
+                };
                 let entries = object(probe);
                 entries.shift_remove("httpGet");
                 entries.extend(handler(entry));

@@ -151,7 +151,9 @@ fn sample(text: &str) -> Result<String, String> {
     let most = if text.ends_with('%') { 100.0 } else { 1.0 };
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     match number.parse::<f64>() {
-        Ok(value) if digits && number.len() <= 8 && !number.starts_with('.') && !number.ends_with('.') && value <= most => {
+        Ok(value)
+            if digits && number.len() <= 8 && !number.starts_with('.') && !number.ends_with('.') && value <= most =>
+        {
             Ok(text.to_owned())
         }
         _ => Err(wrong("trace-sample", "a share such as 1% or 0.01", text)),

@@ -53,7 +53,8 @@ pub fn render(folder: &str, image: Option<&str>) -> Result<Vec<Value>, String> {
         }
     }
     for replicas in kustomization["replicas"].as_array().into_iter().flatten() {
-        let named = documents.iter_mut().filter(|d| d["kind"] == "Deployment" && d["metadata"]["name"] == replicas["name"]);
+        let named =
+            documents.iter_mut().filter(|d| d["kind"] == "Deployment" && d["metadata"]["name"] == replicas["name"]);
         named.for_each(|document| document["spec"]["replicas"] = replicas["count"].clone());
     }
     for known in kustomization["images"].as_array().into_iter().flatten() {

@@ -32,7 +32,8 @@ fn probe() -> impl Strategy<Value = Value> {
 }
 
 fn container(name: &'static str) -> impl Strategy<Value = Value> {
-    let env = prop_oneof![Just(json!([])), Just(json!([{"name": "HTTP_PROXY", "value": "http://other"}])), Just(json!(1))];
+    let env =
+        prop_oneof![Just(json!([])), Just(json!([{"name": "HTTP_PROXY", "value": "http://other"}])), Just(json!(1))];
     let entries = (
         prop::option::of(probe()),
         prop::option::of(probe()),
@@ -54,8 +55,15 @@ fn container(name: &'static str) -> impl Strategy<Value = Value> {
 
 fn annotations() -> impl Strategy<Value = Value> {
     let names = prop::sample::select(vec![
-        "inject", "skip-inbound-ports", "proxy-cpu-limit", "proxy-memory-request", "access-log", "native-sidecar",
-        "drain-deadline", "trace-sample", "unheard-of",
+        "inject",
+        "skip-inbound-ports",
+        "proxy-cpu-limit",
+        "proxy-memory-request",
+        "access-log",
+        "native-sidecar",
+        "drain-deadline",
+        "trace-sample",
+        "unheard-of",
     ]);
     let values = prop::sample::select(vec!["enabled", "disabled", "80", "1Gi", "json", "20s", "5%", "", "nonsense"]);
     prop::collection::btree_map(names, values, 0..3).prop_map(|all| {

@@ -25,7 +25,8 @@ fn real_pods_get_the_sidecar_that_they_should() {
     for (name, text) in cases() {
         let injection = inject_manifests(&text, &Namespace::default(), &settings()).unwrap();
         let mut shown = String::new();
-        let told = [("injected", &injection.injected), ("warning", &injection.warnings), ("refused", &injection.refused)];
+        let told =
+            [("injected", &injection.injected), ("warning", &injection.warnings), ("refused", &injection.refused)];
         for (word, all) in told {
             all.iter().for_each(|one| shown += &format!("# {word}: {one}\n"));
         }
@@ -77,7 +78,8 @@ fn the_sidecar_understands_its_configuration() {
                 for zone in ["eu-1a", ""] {
                     let text = expanded(&configuration, zone);
                     let source = fusewire_model::yaml::Source { name: name.clone(), text: text.clone() };
-                    let parsed = fusewire_model::yaml::parse(&[source]).unwrap_or_else(|e| panic!("{name}: {e:?}\n{text}"));
+                    let parsed =
+                        fusewire_model::yaml::parse(&[source]).unwrap_or_else(|e| panic!("{name}: {e:?}\n{text}"));
                     let sidecar = parsed.sidecar.unwrap();
                     assert_eq!(sidecar.workload.as_str(), "spiffe://cluster.local/ns/shop/sa/web", "{name}");
                     assert_eq!(sidecar.zone.as_deref(), Some(zone).filter(|zone| !zone.is_empty()), "{name}");

@@ -114,7 +114,8 @@ fn dashboards_and_alerts_ask_for_series_that_there_are() {
     for (path, text) in asked {
         for part in text.split("fusewire_").skip(1) {
             let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-            let bare = ["_total", "_bucket"].iter().fold(name.as_str(), |name, end| name.strip_suffix(end).unwrap_or(name));
+            let bare =
+                ["_total", "_bucket"].iter().fold(name.as_str(), |name, end| name.strip_suffix(end).unwrap_or(name));
             let bare = [bare, bare.trim_end_matches("_seconds"), bare.trim_end_matches("_bytes")];
             assert!(bare.iter().any(|bare| known.contains(&format!("\"{bare}\""))), "{path}: fusewire_{name}");
             seen += 1;

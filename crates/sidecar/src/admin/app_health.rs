@@ -44,9 +44,13 @@ async fn ask(probe: &AppProbe, app: IpAddr, kubelet: &HeaderMap) -> (StatusCode,
             let question = Question { tls: *tls, path, headers, address: SocketAddr::new(app, probe.port) };
             let asked = tokio::time::timeout(probe.timeout, question.ask(kubelet)).await;
             return match asked.unwrap_or_else(|_| Err(format!("no answer within {:?}", probe.timeout))) {
-                Ok(status) if (200..400).contains(&status.as_u16()) => (StatusCode::OK, format!("GET {path}: {status}")),
+                Ok(status) if (200..400).contains(&status.as_u16()) => {
+                    (StatusCode::OK, format!("GET {path}: {status}"))
+                }
                 // no final answer, and none to pass on
-                Ok(status) if status.is_informational() => (StatusCode::SERVICE_UNAVAILABLE, format!("GET {path}: {status}")),
+                Ok(status) if status.is_informational() => {
+                    (StatusCode::SERVICE_UNAVAILABLE, format!("GET {path}: {status}"))
+                }
                 Ok(status) => (status, format!("GET {path}: {status}")),
                 Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("GET {path}: {why}")),
             };
@@ -255,7 +259,10 @@ mod tests {
         let (listener, port) = listening().await;
         let silent = AppProbe { timeout: Duration::from_secs(3), ..probe(port, http(false, &[])) };
         let (status, said) = ask(&silent, LOOPBACK, &kubelet()).await;
-        assert_eq!((status, said.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "GET /ready?deep=1: no answer within 3s"));
+        assert_eq!(
+            (status, said.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "GET /ready?deep=1: no answer within 3s")
+        );
         drop(listener);
     }
 

@@ -31,13 +31,7 @@ fn probe(cursor: &Cursor<'_>) -> Option<AppProbe> {
     let timeout = fields.get("timeout").and_then(|c| c.duration(SECOND..=MOST)).unwrap_or(SECOND);
     let ask = ask(cursor, &mut fields);
     fields.finish();
-    Some(AppProbe {
-        container: container?,
-        kind: kind?,
-        port: u16::try_from(port?).ok()?,
-        timeout,
-        ask: ask?,
-    })
+    Some(AppProbe { container: container?, kind: kind?, port: u16::try_from(port?).ok()?, timeout, ask: ask? })
 }
 
 fn ask(cursor: &Cursor<'_>, fields: &mut Fields<'_>) -> Option<ProbeAsk> {
@@ -47,13 +41,15 @@ fn ask(cursor: &Cursor<'_>, fields: &mut Fields<'_>) -> Option<ProbeAsk> {
     if let (Some(at), [None, None, ..]) = (&headers_at, &asks) {
         at.fault("go with http and https only");
     }
-    let http = |c: &Cursor<'_>, tls| c.parse("a path that begins with '/'", path).map(|path| ProbeAsk::Http { tls, path, headers });
+    let http = |c: &Cursor<'_>, tls| {
+        c.parse("a path that begins with '/'", path).map(|path| ProbeAsk::Http { tls, path, headers })
+    };
     match asks {
         [Some(c), None, None, None] => http(&c, false),
         [None, Some(c), None, None] => http(&c, true),
-        [None, None, Some(c), None] => {
-            c.parse("a gRPC service's name, or \"\" for the whole server", service).map(|service| ProbeAsk::Grpc { service })
-        }
+        [None, None, Some(c), None] => c
+            .parse("a gRPC service's name, or \"\" for the whole server", service)
+            .map(|service| ProbeAsk::Grpc { service }),
         [None, None, None, Some(_)] => Some(ProbeAsk::Tcp),
         _ => {
             cursor.fault(format!("must have exactly {ASKS}"));
