@@ -1,8 +1,10 @@
 use super::*;
 use fusewire_identity::{Authority, Clients, server_config};
-use std::time::Duration;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsiZnVzZXdpcmUiXX0.c2lnbmF0dXJl";
@@ -43,12 +45,19 @@ async fn control(authority: &Authority) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
-    let streams = futures_util::StreamExt::then(TcpListenerStream::new(listener), move |stream| {
-        let acceptor = acceptor.clone();
-        async move { acceptor.accept(stream?).await }
-    });
     let service = v1::identity_server::IdentityServer::new(Signer { authority: authority.clone(), id: id() });
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(streams));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // a caller that does not believe us ends the handshake
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let service = service.clone();
+            let answer = service_fn(move |request: hyper::Request<Incoming>| {
+                let mut service = service.clone();
+                async move { tower::Service::call(&mut service, request).await }
+            });
+            tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
+        }
+    });
     address
 }
 
