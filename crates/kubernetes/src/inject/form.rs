@@ -6,6 +6,7 @@ use super::wishes::Wishes;
 use super::{INTERCEPT, SIDECAR, SIDECAR_UID, containers_mut, list, ports};
 use crate::PREFIX;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 pub(super) const PROXY_NAMES: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 pub(super) const NO_PROXY_NAMES: [&str; 2] = ["NO_PROXY", "no_proxy"];
@@ -39,6 +40,11 @@ pub(super) fn refuse(pod: &Value, wishes: &Wishes) -> Result<(), String> {
         return Err(same_user("the pod"));
     }
     each(pod).try_for_each(refuse_container)?;
+    let mut names = BTreeSet::new();
+    // a probe's answer is found by its container's name
+    if let Some(twice) = each(pod).filter_map(|c| c["name"].as_str()).find(|name| !names.insert(*name)) {
+        return Err(format!("two containers are called {twice}, and Kubernetes wants each name once in a pod"));
+    }
     for volume in spec["volumes"].as_array().into_iter().flatten() {
         if let Some(name) = volume["name"].as_str().filter(|name| VOLUMES.contains(name)) {
             return Err(format!("the pod has a volume {name}, which is the name of the sidecar's: give it another"));

@@ -79,7 +79,9 @@ fn pod() -> impl Strategy<Value = Value> {
         prop::option::of(prop::sample::select(vec!["Always", "Never"])),
         prop::option::of(prop_oneof![Just(json!(0)), Just(json!(90_000)), Just(json!("x"))]),
     );
-    let spec = object(spec.prop_map(|(containers, init, volumes, restart, grace)| {
+    let spec = object(spec.prop_map(|(mut containers, init, volumes, restart, grace)| {
+        let apps = containers.iter_mut().enumerate().skip(1).filter(|(_, container)| container["name"] == "app");
+        apps.for_each(|(n, container)| container["name"] = format!("app-{n}").into());
         vec![
             ("containers", Some(containers.into())),
             ("initContainers", init.map(Value::from)),
