@@ -8,17 +8,26 @@ use std::process::ExitCode;
 
 /// Check configuration files with the control plane's own code, without starting anything.
 ///
-/// Every fault of every file is named at once, with file, line, path and remedy. Exit code 0: valid; 1: not.
+/// Every fault of every file is named at once, with file, line, path and remedy. Exit code 0: valid; 1: not. With
+/// --kubernetes: whether every pod has the sidecar that it should.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Files, or folders of *.yaml and *.yml; together they are one mesh.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "kubernetes")]
     files: Vec<PathBuf>,
+    /// Name the pods of the cluster that should have a sidecar and have none.
+    #[arg(long, conflicts_with = "files")]
+    kubernetes: bool,
+    #[command(flatten)]
+    pods: crate::uninjected::Arguments,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.kubernetes {
+        return crate::uninjected::run(&arguments.pods, arguments.output);
+    }
     let sources = read(&arguments.files)?;
     let parsed = parse(&sources);
     match arguments.output {

@@ -1,7 +1,7 @@
 use crate::output;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use fusewire_control::{EtcdSettings, EtcdTls, EtcdUser, Settings, StoreSettings};
+use fusewire_control::{EtcdSettings, EtcdTls, EtcdUser, Settings, StoreSettings, WebhookSettings};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +63,33 @@ pub(crate) struct Arguments {
     /// How long registrations are kept at most, when most of a service or of all fall silent together.
     #[arg(long, default_value = "30m", value_parser = output::duration)]
     self_preservation: Duration,
+    #[command(flatten)]
+    injection: Injection,
+}
+
+/// How sidecars are injected into pods.
+#[derive(Args)]
+struct Injection {
+    /// Serve the admission webhook that injects sidecars here, over TLS, such as [::]:15017; the certificate is made by our own
+    /// authority, and the API server told of it.
+    #[arg(long, value_name = "IP:PORT")]
+    kubernetes_webhook: Option<SocketAddr>,
+    /// The namespace that this control plane is in.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = fusewire_kubernetes::NAMESPACE)]
+    kubernetes_namespace: String,
+    /// The pod that it runs in: sidecars get its image.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    kubernetes_pod: Option<String>,
+    /// The image that sidecars get instead.
+    #[arg(long, value_name = "IMAGE")]
+    inject_image: Option<String>,
+}
+
+impl Injection {
+    fn settings(self) -> Option<WebhookSettings> {
+        let (namespace, pod, image) = (self.kubernetes_namespace, self.kubernetes_pod, self.inject_image);
+        self.kubernetes_webhook.map(|listen| WebhookSettings { listen, namespace, pod, image })
+    }
 }
 
 /// How etcd is reached.
@@ -132,6 +159,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         leaf_lifetime: arguments.leaf_lifetime,
         ca_dir: arguments.ca_dir,
         self_preservation: arguments.self_preservation,
+        webhook: arguments.injection.settings(),
         ..base
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

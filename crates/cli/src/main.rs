@@ -14,6 +14,8 @@ mod diff;
 mod endpoints;
 mod get;
 mod history;
+mod inject;
+mod install;
 mod intercept;
 mod limits;
 mod login;
@@ -25,6 +27,7 @@ mod sidecar;
 mod status;
 mod token;
 mod trust;
+mod uninjected;
 mod wait;
 
 use clap::{Parser, Subcommand};
@@ -50,6 +53,9 @@ enum Command {
     Control(Box<control::Arguments>),
     Sidecar(sidecar::Arguments),
     Intercept(intercept::Arguments),
+    Inject(inject::Arguments),
+    Install(install::Arguments),
+    Uninstall(install::Uninstall),
     Register(register::Arguments),
     Check(check::Arguments),
     Status(status::Arguments),
@@ -83,6 +89,9 @@ fn main() -> ExitCode {
         Command::Control(a) => control::run(*a),
         Command::Sidecar(a) => sidecar::run(a),
         Command::Intercept(a) => intercept::run(&a),
+        Command::Inject(a) => inject::run(&a),
+        Command::Install(a) => install::run(&a),
+        Command::Uninstall(a) => install::uninstall(&a),
         Command::Register(a) => register::run(a),
         Command::Check(a) => check::run(&a),
         Command::Status(a) => status::run(&a),

@@ -2,7 +2,7 @@ use crate::{check, output};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fusewire_model::World;
-use fusewire_model::yaml::parse;
+use fusewire_model::yaml::{Source, parse};
 use fusewire_sidecar::{Bound, Start};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,8 +15,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// `sidecar.drain_timeout`; a second one ends it at once.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Files, or folders of *.yaml and *.yml, with one `sidecar:` section between them.
-    #[arg(long, required = true)]
+    /// Files, or folders of *.yaml and *.yml, with one `sidecar:` section between them. Without, the text is that of the
+    /// variable FUSEWIRE_CONFIG, which the Kubernetes injector sets.
+    #[arg(long)]
     config: Vec<PathBuf>,
     /// Replace the sidecar that runs with the same data_dir (or admin.socket): its listening sockets come over once this one is
     /// ready, and it drains. No connection is refused. If this one does not get ready within a minute, that one goes on;
@@ -25,9 +26,22 @@ pub(crate) struct Arguments {
     take_over: bool,
 }
 
+const VARIABLE: &str = "FUSEWIRE_CONFIG";
+
+fn sources(files: &[PathBuf]) -> Result<Vec<Source>> {
+    if !files.is_empty() {
+        return check::read(files);
+    }
+    let text = std::env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty());
+    let text = text.with_context(|| {
+        format!("there is no configuration: name a file with --config, or set the variable {VARIABLE} to its text")
+    })?;
+    Ok(vec![Source { name: VARIABLE.into(), text }])
+}
+
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     output::log_to_stderr();
-    let parsed = match parse(&check::read(&arguments.config)?) {
+    let parsed = match parse(&sources(&arguments.config)?) {
         Ok(parsed) => parsed,
         Err(faults) => bail!("{} faults in the configuration:\n{}", faults.len(), check::lines(&faults).trim_end()),
     };

@@ -43,6 +43,7 @@ mod traces;
 mod trust;
 mod view;
 mod web;
+mod webhook;
 
 use fusewire_identity::{IdentityError, SignError};
 use fusewire_model::yaml::Fault;
@@ -98,6 +99,8 @@ pub struct Settings {
     pub trace_memory: usize,
     /// How long registrations are kept at most when most fall silent together. Default 30 min.
     pub self_preservation: Duration,
+    /// The admission webhook of Kubernetes. Default: none.
+    pub webhook: Option<WebhookSettings>,
     /// Told the bound address once sidecars may connect.
     pub bound: Option<oneshot::Sender<SocketAddr>>,
 }
@@ -120,9 +123,23 @@ impl Settings {
             trace_memory: DEFAULT_TRACE_MEMORY,
             leaf_lifetime: fusewire_identity::DEFAULT_LIFETIME,
             self_preservation: fusewire_discovery::registry::Limits::default().self_preservation,
+            webhook: None,
             bound: None,
         }
     }
+}
+
+/// How sidecars are injected into pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookSettings {
+    /// Where the API server reaches it, over TLS.
+    pub listen: SocketAddr,
+    /// The namespace that this control plane is in.
+    pub namespace: String,
+    /// The pod that it runs in, whose image sidecars get.
+    pub pod: Option<String>,
+    /// The image that sidecars get instead.
+    pub image: Option<String>,
 }
 
 /// Why a control plane does not start, or cannot go on.

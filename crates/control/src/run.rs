@@ -15,7 +15,8 @@ use crate::replicas::{self, Replicas};
 use crate::shared::{Shared, lock, log_faults};
 use crate::store::Store;
 use crate::trust::{self, Opening, Trust};
-use crate::{ControlError, Settings, alerts, checks, dns, grpc, public, socket, traces, web};
+use crate::webhook::Webhook;
+use crate::{ControlError, Settings, WebhookSettings, alerts, checks, dns, grpc, public, socket, traces, web};
 use fusewire_telemetry::admin::Socket;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -53,8 +54,10 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     let watchable = bind_some(settings.admin_listen).await?;
     let page = bind_some(settings.web_listen).await?;
     let otlp = bind_some(settings.otlp_listen).await?;
+    let webhook = bind_some(settings.webhook.as_ref().map(|webhook| webhook.listen)).await?;
     let advertised = advertised(&settings, &store, address)?;
     let (own, identity) = Own::new(&shared)?;
+    let injecting = injector(settings.webhook.as_ref().zip(webhook), &shared)?;
     let presence = shared.replicas.appear(&shared, advertised).await?;
     tracing::info!(
         trust_domain = %shared.trust.domain(), root_hash = shared.trust.now().authority.root_hash(), store = store.engine(),
@@ -85,6 +88,7 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         () = public::serve(watchable, &shared) => {}
         () = web::serve(page, settings.web_hosts.clone(), &shared) => {}
         () = traces::serve_clear(otlp, &shared) => {}
+        () = inject(injecting, &shared) => {}
     }
     tracing::info!("stopping");
     drop(stop);
@@ -138,6 +142,27 @@ async fn bind_some(address: Option<SocketAddr>) -> Result<Option<TcpListener>, C
     match address {
         Some(address) => bind(address).await.map(Some),
         None => Ok(None),
+    }
+}
+
+/// A webhook with its certificate, when that is due, and where it listens.
+type Injector<'a> = Option<(Webhook, u64, &'a WebhookSettings, TcpListener)>;
+
+fn injector<'a>(
+    asked: Option<(&'a WebhookSettings, TcpListener)>,
+    shared: &Shared,
+) -> Result<Injector<'a>, ControlError> {
+    let Some((settings, listener)) = asked else { return Ok(None) };
+    let (webhook, due) = Webhook::new(shared, &settings.namespace)?;
+    Ok(Some((webhook, due, settings, listener)))
+}
+
+/// Until it is dropped.
+async fn inject(injector: Injector<'_>, shared: &Shared) {
+    let Some((webhook, due, settings, listener)) = injector else { return std::future::pending().await };
+    tokio::select! {
+        () = webhook.serve(listener, settings, shared) => {}
+        () = webhook.renew(shared, due) => {}
     }
 }
 

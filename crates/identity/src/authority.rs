@@ -17,6 +17,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use crate::bundle::Bundle;
 use crate::error::IdentityError;
 use crate::request::{SignError, verified_key};
+use crate::server_leaf::ServerLeaf;
 use crate::trust_state::TrustState;
 use crate::workload::{Identity, PrivateKey, csr};
 use crate::{CONTROL_PATH, pem, shape};
@@ -182,6 +183,22 @@ impl Authority {
     pub fn issue_own(&self, lifetime: Duration, now: UnixTime) -> Result<Identity, SignError> {
         let id = self.control_id().map_err(inner)?;
         self.issue_by(&self.own, &id, lifetime, now)
+    }
+
+    /// A certificate for DNS names, of whoever calls the control plane and knows nothing of SPIFFE: the Kubernetes API server.
+    /// Under the same root as [`Authority::issue_own`]. It names no workload, so that nobody in the mesh is it.
+    pub fn issue_server(&self, names: &[String], lifetime: Duration, now: UnixTime) -> Result<ServerLeaf, SignError> {
+        let not_after = now.as_secs().saturating_add(lifetime.as_secs()).min(self.own.not_after);
+        if not_after < now.as_secs().saturating_add(MIN_LIFETIME.as_secs()) {
+            return Err(SignError::RootEnded { not_after: self.own.not_after });
+        }
+        let not_before = now.as_secs().saturating_sub(shape::backdate(lifetime.as_secs()));
+        let key = PrivateKey::generate().map_err(inner)?;
+        let leaf = shape::server(names, not_before, not_after)?
+            .signed_by(&key.pair().map_err(inner)?, &self.own.issuer)
+            .map_err(|e| SignError::Crypto(e.to_string()))?;
+        let chain = std::iter::once(leaf.der()).chain(&self.own.above).map(|der| der.clone().into_owned()).collect();
+        Ok(ServerLeaf::new(chain, key, [not_before, not_after]))
     }
 
     fn issue_by(

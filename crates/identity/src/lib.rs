@@ -22,6 +22,7 @@ mod renewal;
 mod request;
 mod root;
 mod rotation;
+mod server_leaf;
 mod shape;
 mod succession;
 mod tls;
@@ -44,8 +45,12 @@ pub use request::{MAX_CSR_BYTES, SignError};
 pub use root::RootView;
 pub use rotation::{RotateError, SETTLE_SECONDS, Step};
 pub use rustls_pki_types::UnixTime;
+pub use server_leaf::ServerLeaf;
 pub use succession::Overlap;
-pub use tls::{Clients, client_config, joining_client_config, provider, server_config, unchecked_name};
+pub use tls::{
+    Clients, client_config, joining_client_config, provider, server_config, trusting_client_config, unchecked_name,
+    webhook_config,
+};
 pub use token::JoinToken;
 pub use token_record::{MAX_TOKENS, TokenError, TokenRecord, mint};
 pub use trust_state::{MAX_STATE_BYTES, Stage, StageTimes, TrustState};

@@ -70,9 +70,25 @@ pub(crate) fn leaf(id: &SpiffeId, not_before: u64, not_after: u64) -> Result<Cer
             .subject_alt_names
             .push(SanType::DnsName(name.try_into().map_err(|e: rcgen::Error| SignError::Crypto(e.to_string()))?));
     }
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    end_entity(params, not_before, not_after)
+}
+
+/// A leaf for DNS names alone: no SPIFFE ID, so that the mesh takes it for nobody.
+pub(crate) fn server(names: &[String], not_before: u64, not_after: u64) -> Result<CertificateParams, SignError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    for name in names {
+        let name = name.as_str().try_into().map_err(|e: rcgen::Error| SignError::Crypto(e.to_string()))?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    end_entity(params, not_before, not_after)
+}
+
+fn end_entity(mut params: CertificateParams, not_before: u64, not_after: u64) -> Result<CertificateParams, SignError> {
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial().map_err(SignError::Crypto)?);
     params.not_before = calendar(not_before).map_err(SignError::Crypto)?;

@@ -16,8 +16,10 @@ use rustls::version::TLS13;
 use rustls::{CipherSuite, ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
 
+use crate::bundle::Bundle;
 use crate::error::IdentityError;
 use crate::hex;
+use crate::server_leaf::ServerLeaf;
 use crate::verify::{self, MeshClients, Servers};
 use crate::workload::Identity;
 
@@ -78,6 +80,19 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// For the API server, which calls the control plane's webhook and knows it by its DNS name and roots alone: presents
+/// `leaf`, and asks nobody who they are.
+pub fn webhook_config(leaf: &ServerLeaf) -> Result<Arc<ServerConfig>, IdentityError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(leaf.chain().to_vec(), leaf.key().der())?;
+    config.alpn_protocols = owned(&[b"http/1.1"]);
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
 /// The roots that this identity's own leaf leads to: one, and while a root is being replaced, two (directly, and by the
 /// cross certificate), so that joiners find whichever their token pins.
 fn anchors(identity: &Identity) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
@@ -111,6 +126,17 @@ pub fn joining_client_config(root_hash: &str, alpn: &[&[u8]]) -> Result<Arc<Clie
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Servers::control_under(root)))
+        .with_no_client_auth();
+    Ok(finish(config, alpn))
+}
+
+/// For one who has no identity yet, but the roots: believes only the control plane whose chain leads to them. Presents
+/// nothing.
+pub fn trusting_client_config(roots: &Bundle, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, IdentityError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Servers::control_of(roots.clone())))
         .with_no_client_auth();
     Ok(finish(config, alpn))
 }

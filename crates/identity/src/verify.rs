@@ -126,6 +126,8 @@ enum Trust {
     Bundle(Bundle),
     /// The control plane alone, as one sees it who holds only the SHA-256 of its root.
     Pinned([u8; 32]),
+    /// The control plane alone, as one sees it who holds its roots.
+    Control(Bundle),
 }
 
 impl Trust {
@@ -134,6 +136,11 @@ impl Trust {
             Self::Bundle(bundle) => {
                 chain(leaf, presented, bundle.roots(), now)?;
                 admitted(leaf, bundle)
+            }
+            Self::Control(bundle) => {
+                chain(leaf, presented, bundle.roots(), now)?;
+                admitted(leaf, bundle)?;
+                is_control(leaf)
             }
             Self::Pinned(root) => {
                 let pinned = presented
@@ -169,6 +176,10 @@ pub(crate) struct Servers {
 impl Servers {
     pub(crate) fn of_mesh(bundle: Bundle) -> Self {
         Self { trust: Trust::Bundle(bundle), provider: tls::provider() }
+    }
+
+    pub(crate) fn control_of(roots: Bundle) -> Self {
+        Self { trust: Trust::Control(roots), provider: tls::provider() }
     }
 
     pub(crate) fn control_under(root: [u8; 32]) -> Self {

@@ -1,6 +1,7 @@
 //! Who asks: the sidecar (node) that resources are compiled for, and the settings it boots with.
 
 use crate::name::{ServiceName, SpiffeId};
+use crate::policy::Ratio;
 use crate::service::Protocol;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,8 +28,12 @@ pub struct SidecarSettings {
     /// `control`: host:port of the control plane, or of each of its replicas; one of them is used at a time, and the next
     /// when that fails. At most 64. Default none: the file's own services and routes are all there is.
     pub control: Vec<String>,
-    /// `token_file`: where the join token lies; needed only until the first certificate is on disk.
+    /// `token_file`: where the join token lies; needed only until the first certificate is on disk. With `trust_file` it may
+    /// be a Kubernetes service account's token.
     pub token_file: Option<PathBuf>,
+    /// `trust_file`: roots, PEM, that the control plane is believed by at the first contact, where the token in `token_file`
+    /// names none: a Kubernetes service account's does not. Default none: then only a join token will do.
+    pub trust_file: Option<PathBuf>,
     /// `identity`: certificate, key and bundle from files instead of the control plane's signer.
     pub identity: Option<IdentityFiles>,
     /// `data_dir`: key, certificate, bundle and last resources, all 0600. Default: none kept.
@@ -42,6 +47,9 @@ pub struct SidecarSettings {
     /// `register`: the control plane's registry is told of the application beside this sidecar. Default: it is not.
     pub register: Option<Register>,
     pub admin: AdminSettings,
+    /// `probes`: what the kubelet may have asked of the application through the admin port, at
+    /// `/app-health/CONTAINER/livez`, `readyz` and `startupz`. The injector writes it. Default nothing.
+    pub probes: Vec<AppProbe>,
     pub access_log: AccessLog,
     /// `telemetry`: where traces and metrics go.
     pub telemetry: Telemetry,
@@ -201,6 +209,48 @@ pub struct AdminSettings {
     pub socket: Option<PathBuf>,
 }
 
+/// One of the application's probes, as its pod declared it. Asked over loopback, at the address `inbound.app`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppProbe {
+    /// `container`: the name of the container.
+    pub container: String,
+    /// `probe`: liveness, readiness or startup.
+    pub kind: ProbeKind,
+    /// `port`: 1 to 65535.
+    pub port: u16,
+    /// `timeout`: default 1 s, as Kubernetes'; 1 s to 10 min.
+    pub timeout: Duration,
+    pub ask: ProbeAsk,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    Liveness,
+    Readiness,
+    Startup,
+}
+
+impl ProbeKind {
+    /// The last part of the path that it is asked by.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Liveness => "livez",
+            Self::Readiness => "readyz",
+            Self::Startup => "startupz",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeAsk {
+    /// `http: /path` or `https: /path`, with `headers: [{name, value}]`: any answer of 200 to 399 is good, and any certificate.
+    Http { tls: bool, path: String, headers: Vec<(String, String)> },
+    /// `grpc: service.Name` or `grpc: ""`: as a service's health check.
+    Grpc { service: String },
+    /// `tcp`: the port accepts a connection.
+    Tcp,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Telemetry {
     /// `otlp`: who receives traces and metrics by OTLP.
@@ -210,11 +260,18 @@ pub struct Telemetry {
     /// `per_instance_metrics`: `fusewire_breaker_state` shows the closed circuits too, as 0. Default false: only those that
     /// are not closed, so that a mesh that is well costs no series.
     pub per_instance_metrics: bool,
+    /// `sample`: which share of the traces that begin here is recorded, in place of the policies' `trace.sample`.
+    pub sample: Option<Ratio>,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp: Otlp::Control, metrics_interval: Duration::from_secs(5), per_instance_metrics: false }
+        Self {
+            otlp: Otlp::Control,
+            metrics_interval: Duration::from_secs(5),
+            per_instance_metrics: false,
+            sample: None,
+        }
     }
 }
 

@@ -19,5 +19,5 @@ pub use detect::{Detected, detect};
 pub use opening::{Opening, opening};
 pub use original::{canonical, original_destination};
 pub use prefixed::Prefixed;
-pub use socket::{connect, listen, reset_on_close, tune};
+pub use socket::{connect, lacks_ipv6, listen, reset_on_close, tune};
 pub use transparent::{connect_from, listen_transparent};

@@ -13,15 +13,37 @@ const BACKLOG: i32 = 4096;
 /// blackholed peer is noticed even with a request in flight.
 const USER_TIMEOUT: Duration = Duration::from_secs(13);
 
+/// EAFNOSUPPORT, for which `io::ErrorKind` has no name.
+const NO_SUCH_FAMILY: i32 = 97;
+
+/// Whether `address` cannot be had because this machine, or this pod, has no IPv6.
+pub fn lacks_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    let gone = error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(NO_SUCH_FAMILY);
+    address.is_ipv6() && (address.ip().is_loopback() || address.ip().is_unspecified()) && gone
+}
+
 /// A non-blocking listening socket, to be shared by all workers: one accept queue, so that none is dropped with a worker.
+/// `[::]` is every address of both families; where a kernel has no IPv6, of the other.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     listen_on(address, |_| Ok(()))
 }
 
-/// The same; `prepared` is called before the socket has its address.
+/// The same; `prepared` is called before a socket has its address.
 pub(crate) fn listen_on(
     address: SocketAddr,
-    prepared: impl FnOnce(&Socket) -> io::Result<()>,
+    prepared: impl Fn(&Socket) -> io::Result<()>,
+) -> io::Result<std::net::TcpListener> {
+    match bound(address, &prepared) {
+        Err(e) if address.ip().is_unspecified() && lacks_ipv6(address, &e) => {
+            bound(SocketAddr::from(([0, 0, 0, 0], address.port())), &prepared)
+        }
+        done => done,
+    }
+}
+
+fn bound(
+    address: SocketAddr,
+    prepared: impl Fn(&Socket) -> io::Result<()>,
 ) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -89,6 +111,16 @@ mod tests {
         let (count, began) = (AtomicUsize::new(0), Instant::now());
         first(|| sleep(long[count.fetch_add(1, Ordering::Relaxed)])).await; // paused clock
         (began.elapsed(), count.into_inner())
+    }
+
+    #[test]
+    fn only_our_own_addresses_of_ipv6_may_be_missing() {
+        let missing = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let lacks = |address: &str| lacks_ipv6(address.parse().unwrap(), &missing);
+        assert!(lacks("[::1]:1") && lacks("[::]:1") && !lacks("[fd00::1]:1") && !lacks("127.0.0.1:1"));
+        let unknown = io::Error::from_raw_os_error(NO_SUCH_FAMILY);
+        assert!(lacks_ipv6("[::]:1".parse().unwrap(), &unknown));
+        assert!(!lacks_ipv6("[::]:1".parse().unwrap(), &io::Error::from(io::ErrorKind::AddrInUse)));
     }
 
     #[tokio::test(start_paused = true)]

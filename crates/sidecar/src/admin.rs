@@ -1,10 +1,11 @@
-//! What a sidecar tells about itself, and what may be told to it. `/live /ready /metrics` to anybody who can reach the
-//! address; on the Unix socket, whose mode says who may speak to it, also `/config` and `/limits`, and `/breakers` to look at circuits
+//! What a sidecar tells about itself, and what may be told to it. `/live /ready /metrics`, and the application's probes in
+//! Kubernetes (`/app-health/...`), to anybody who can reach the address; on the Unix socket, whose mode says who may speak to it, also `/config` and `/limits`, and `/breakers` to look at circuits
 //! and to hold them.
 //!
 //! It decides which page is whose. It deliberately has no authentication of its own. Refusals on the socket are JSON:
 //! what is wrong (`error`), where (`path`) and what to do (`remedy`), or what there is (`known`).
 
+mod app_health;
 mod breakers;
 mod events;
 mod overrides;
@@ -20,6 +21,7 @@ use fusewire_telemetry::admin::{Answer, Asked, json, metrics, not_found, text};
 use fusewire_telemetry::metrics::Direction;
 use http::{Method, StatusCode};
 use serde_json::{Value, json as value};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// How much may be told.
@@ -36,6 +38,10 @@ pub(crate) async fn answer(mesh: Arc<Mesh>, reveal: Reveal, asked: Asked) -> Ans
             Some(circuit) => overrides::answer(&mesh, circuit, &asked),
             None => text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "read-only: use GET\n"),
         };
+    }
+    if let Some(path) = asked.path.strip_prefix("/app-health/") {
+        let app = mesh.settings.inbound.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |inbound| inbound.app);
+        return app_health::answer(&mesh.settings.probes, app, path, &asked).await;
     }
     match (asked.path.as_str(), reveal) {
         ("/live", _) => text(StatusCode::OK, "text/plain", "live\n"),

@@ -107,6 +107,7 @@ pub async fn run(
 ) -> Result<(), SidecarError> {
     let mut stop = pin!(stop);
     prepare_data_dir(&mut settings)?;
+    leave_out_missing_family(&mut settings);
     registration::settle_id(&mut settings).map_err(SidecarError::InstanceId)?;
     let (predecessor, mut inherited) = takeover::begin(start, &settings).await?;
     let sockets = Sockets::bind(&settings, &mut inherited).await?;
@@ -233,6 +234,19 @@ pub(crate) fn not_transparent(address: SocketAddr, source: io::Error) -> Sidecar
         io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => SidecarError::Transparent { address, source },
         _ => SidecarError::Listen { field: "intercept.inbound", address, source },
     }
+}
+
+/// One file for pods with IPv6 and without: nothing can be redirected to an address that is not there.
+fn leave_out_missing_family(settings: &mut SidecarSettings) {
+    let Some(intercept) = &mut settings.intercept else { return };
+    let there = |at: &SocketAddr| match std::net::UdpSocket::bind((at.ip(), 0)) {
+        Err(e) if fusewire_net::lacks_ipv6(*at, &e) => {
+            tracing::info!("sidecar.intercept: {at} is left out: there is no IPv6 here");
+            false
+        }
+        _ => true,
+    };
+    intercept.outbound.retain(there);
 }
 
 fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Spans>), SidecarError> {

@@ -1,7 +1,7 @@
 //! Getting and renewing an identity: for a sidecar, an operator, or an application without a sidecar.
 //!
-//! It decides what is proven to whom: a join token brings the hash of the root that the control plane must show, and a
-//! certificate that holds renews itself. [`Enrolment`] also keeps one in a folder and renews it in time; the others keep
+//! It decides what is proven to whom: a join token brings the hash of the root that the control plane must show, beside a
+//! Kubernetes service account's token the roots lie in a file, and a certificate that holds renews itself. [`Enrolment`] also keeps one in a folder and renews it in time; the others keep
 //! nothing and do not retry.
 //!
 //! Invariants: neither key nor token is in an error; what an [`Enrolment`] uses is on disk first, for the owner only.
@@ -12,7 +12,8 @@ use crate::registration::Credentials;
 use crate::trust::{BoxError, channel as dial, control_client};
 use fusewire_api::v1;
 use fusewire_identity::{
-    ALPN_CONTROL, Identity, JoinToken, PrivateKey, SpiffeId, UnixTime, csr, joining_client_config,
+    ALPN_CONTROL, Bundle, Identity, JoinToken, PrivateKey, SpiffeId, TrustDomain, UnixTime, csr, joining_client_config,
+    trusting_client_config,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub enum EnrolError {
 /// A token that is none, a control plane that is not reached or not the token's, and its refusal.
 pub async fn join(control: &str, token: &str) -> Result<Identity, EnrolError> {
     let id = parsed(token)?.id().clone();
-    obtain(control, None, &id, || Ok(token.to_owned())).await
+    obtain(control, None, &id, || Ok(Proof::Join(token.to_owned()))).await
 }
 
 /// A new certificate for the same identity, with a new key. The present one must still hold.
@@ -67,18 +68,64 @@ pub async fn channel(control: &str, own: &Identity) -> Result<Channel, EnrolErro
     dial(control, tls).await.map_err(|cause| unreached(control, &cause))
 }
 
-/// A certificate for `id`: asked for with the present one while it holds, else with a join token.
+/// What is shown where there is no certificate yet, and whom it makes believe.
+pub(crate) enum Proof {
+    /// Holds the hash of the root.
+    Join(String),
+    /// A service account's, which the control plane has reviewed. It says nothing of the root; the roots are these.
+    Kubernetes { token: String, roots: Bundle },
+}
+
+impl Proof {
+    /// By what the token looks like: a JWT is three parts of base64url, a join token begins otherwise.
+    ///
+    /// # Errors
+    /// A JWT without roots, or with some that cannot be read.
+    pub(crate) fn read(token: String, trust_file: Option<&Path>, id: &SpiffeId) -> Result<Self, EnrolError> {
+        if !is_jwt(&token) {
+            return Ok(Self::Join(token));
+        }
+        let missing =
+            "it is a Kubernetes token, which names no root: name the file with the roots in sidecar.trust_file";
+        let path = trust_file.ok_or_else(|| EnrolError::Token(missing.into()))?;
+        let failed = |why: String| EnrolError::Token(format!("sidecar.trust_file: {}: {why}", path.display()));
+        let pem = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+        let domain = TrustDomain::parse(id.trust_domain()).map_err(|e| failed(e.to_string()))?;
+        let roots = Bundle::from_pem(domain, &pem).map_err(|e| failed(e.to_string()))?;
+        Ok(Self::Kubernetes { token, roots })
+    }
+
+    /// How to meet the control plane, and what to send it.
+    fn divided(self) -> Result<(Arc<rustls::ClientConfig>, String), EnrolError> {
+        match self {
+            Self::Join(token) => {
+                let tls = joining_client_config(&parsed(&token)?.root_hash(), &[ALPN_CONTROL]).map_err(identity)?;
+                Ok((tls, token))
+            }
+            Self::Kubernetes { token, roots } => {
+                Ok((trusting_client_config(&roots, &[ALPN_CONTROL]).map_err(identity)?, token))
+            }
+        }
+    }
+}
+
+/// RFC 7519: header, claims and signature, each in base64url.
+fn is_jwt(token: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b));
+    token.split('.').count() == 3 && token.split('.').all(part)
+}
+
+/// A certificate for `id`: asked for with the present one while it holds, else with a token.
 pub(crate) async fn obtain(
     control: &str,
     present: Option<&Identity>,
     id: &SpiffeId,
-    token: impl FnOnce() -> Result<String, EnrolError>,
+    proof: impl FnOnce() -> Result<Proof, EnrolError>,
 ) -> Result<Identity, EnrolError> {
     let (channel, token) = match present.filter(|identity| !identity.remaining(UnixTime::now()).is_zero()) {
         Some(present) => (channel(control, present).await?, String::new()),
         None => {
-            let token = token()?;
-            let tls = joining_client_config(&parsed(&token)?.root_hash(), &[ALPN_CONTROL]).map_err(identity)?;
+            let (tls, token) = proof()?.divided()?;
             (dial(control, tls).await.map_err(|cause| unreached(control, &cause))?, token)
         }
     };
@@ -164,13 +211,13 @@ impl Enrolment {
             (None, Some(id)) => id.clone(),
             (None, None) => parsed(&self.token()?)?.id().clone(),
         };
-        let mut issued = obtain(self.controls.now(), current, &id, || self.token()).await;
+        let mut issued = obtain(self.controls.now(), current, &id, || self.token().map(Proof::Join)).await;
         for _ in 1..self.controls.count() {
             if !matches!(issued, Err(EnrolError::Connect { .. } | EnrolError::Timeout { .. })) {
                 break;
             }
             self.controls.pass();
-            issued = obtain(self.controls.now(), current, &id, || self.token()).await;
+            issued = obtain(self.controls.now(), current, &id, || self.token().map(Proof::Join)).await;
         }
         let issued = issued.inspect_err(|_| self.controls.pass())?;
         issued.save(&self.data_dir).map_err(identity)?;
@@ -215,3 +262,6 @@ fn identity(error: impl std::fmt::Display) -> EnrolError {
 fn unreached(control: &str, cause: &BoxError) -> EnrolError {
     EnrolError::Connect { control: control.into(), cause: cause.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

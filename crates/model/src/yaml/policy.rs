@@ -113,13 +113,15 @@ fn timeouts(cursor: &Cursor<'_>, labelled: bool) -> Timeouts {
 /// `trace: {sample: 0.01}` or `trace: {sample: 1%}`.
 fn trace(cursor: &Cursor<'_>) -> Option<Ratio> {
     let mut fields = cursor.map("a mapping such as {sample: 1%}")?;
-    let sample = fields.get("sample").and_then(|c| {
-        c.parse("a share 0..1 or 0%..100%, to the millionth", |text| {
-            Ratio::from_millionths(scalar::parse_millionths(text)?)
-        })
-    });
+    let sample = fields.get("sample").and_then(|c| share(&c));
     fields.finish();
     sample
+}
+
+pub(super) fn share(cursor: &Cursor<'_>) -> Option<Ratio> {
+    cursor.parse("a share 0..1 or 0%..100%, to the millionth", |text| {
+        Ratio::from_millionths(scalar::parse_millionths(text)?)
+    })
 }
 
 /// `lb: round_robin`, or `lb: {policy: ring_hash, key: {header: x-user}, zone_aware: true}`.

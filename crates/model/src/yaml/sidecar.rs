@@ -3,6 +3,7 @@
 mod dns;
 mod intercept;
 mod limits;
+mod probes;
 mod register;
 mod telemetry;
 
@@ -40,7 +41,9 @@ pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarS
     let dns = fields.get("dns").and_then(|c| dns::dns(&c, takes, &mut listeners));
     let peers = Peers { control: control.is_some(), inbound: inbound.as_ref().map(|i| i.as_ref().map(|i| i.listen)) };
     let register = fields.get("register").and_then(|c| register::register(&c, &peers));
-    let zone = fields.get("zone").and_then(|c| c.parse("1..253 characters", register::zone));
+    // empty where a pod's node has no zone
+    let zone = fields.get("zone").filter(|c| c.as_text() != Some(""));
+    let zone = zone.and_then(|c| c.parse("1..253 characters", register::zone));
     let settings = SidecarSettings {
         workload: match workload {
             Some(workload) => workload,
@@ -49,6 +52,7 @@ pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarS
         instance: fields.get("instance").and_then(|c| c.parse("the id of an instance", instance_id)),
         zone: zone.or_else(|| register.as_ref()?.zone.clone()),
         token_file: path(&mut fields, "token_file"),
+        trust_file: path(&mut fields, "trust_file"),
         identity: fields.get("identity").and_then(|c| identity(&c)),
         data_dir: path(&mut fields, "data_dir"),
         outbound,
@@ -57,6 +61,7 @@ pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarS
         intercept,
         register,
         admin: fields.get("admin").map(|c| admin(&c, &mut listeners)).unwrap_or_default(),
+        probes: fields.get("probes").map(|c| probes::probes(&c)).unwrap_or_default(),
         access_log: fields.get("access_log").and_then(|c| c.choice(&ACCESS_LOGS)).unwrap_or_default(),
         telemetry: fields.get("telemetry").map(|c| telemetry::telemetry(&c)).unwrap_or_default(),
         discovery_timeout: duration(&mut fields, "discovery_timeout", 5_000, 10, 60_000),

@@ -377,6 +377,9 @@ fn the_sidecar_section_is_complete() {
                 token_file: Some(
                     "/run/fusewire/token",
                 ),
+                trust_file: Some(
+                    "/run/fusewire/ca.pem",
+                ),
                 identity: Some(
                     IdentityFiles {
                         certificate: "/etc/fusewire/cert.pem",
@@ -465,6 +468,51 @@ fn the_sidecar_section_is_complete() {
                         "/run/fusewire/web.sock",
                     ),
                 },
+                probes: [
+                    AppProbe {
+                        container: "web",
+                        kind: Liveness,
+                        port: 8080,
+                        timeout: 3s,
+                        ask: Http {
+                            tls: true,
+                            path: "/live?a=1",
+                            headers: [
+                                (
+                                    "Host",
+                                    "web.example",
+                                ),
+                            ],
+                        },
+                    },
+                    AppProbe {
+                        container: "web",
+                        kind: Readiness,
+                        port: 8080,
+                        timeout: 1s,
+                        ask: Http {
+                            tls: false,
+                            path: "/ready",
+                            headers: [],
+                        },
+                    },
+                    AppProbe {
+                        container: "db",
+                        kind: Startup,
+                        port: 5432,
+                        timeout: 1s,
+                        ask: Tcp,
+                    },
+                    AppProbe {
+                        container: "api",
+                        kind: Startup,
+                        port: 9000,
+                        timeout: 1s,
+                        ask: Grpc {
+                            service: "",
+                        },
+                    },
+                ],
                 access_log: Json,
                 telemetry: Telemetry {
                     otlp: Collector(
@@ -484,6 +532,11 @@ fn the_sidecar_section_is_complete() {
                     ),
                     metrics_interval: 15s,
                     per_instance_metrics: true,
+                    sample: Some(
+                        Ratio(
+                            50000,
+                        ),
+                    ),
                 },
                 discovery_timeout: 2s,
                 drain_timeout: 60s,
@@ -515,6 +568,7 @@ fn the_sidecar_section_is_complete() {
             zone: None,
             control: [],
             token_file: None,
+            trust_file: None,
             identity: None,
             data_dir: None,
             outbound: [],
@@ -526,11 +580,13 @@ fn the_sidecar_section_is_complete() {
                 listen: None,
                 socket: None,
             },
+            probes: [],
             access_log: Off,
             telemetry: Telemetry {
                 otlp: Control,
                 metrics_interval: 5s,
                 per_instance_metrics: false,
+                sample: None,
             },
             discovery_timeout: 5s,
             drain_timeout: 30s,

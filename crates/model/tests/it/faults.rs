@@ -454,7 +454,7 @@ fn telemetry_says_what_is_allowed_and_never_what_was_written_of_secrets() {
         mesh.yaml:1:29: sidecar.telemetry.otlp: must be off, control or a mapping (name a receiver as {endpoint: http://host:port})
         mesh.yaml:1:51: sidecar.telemetry.metrics_interval: must be 1s..5m, got 100ms
         mesh.yaml:1:80: sidecar.telemetry.per_instance_metrics: must be true | false, got "1"
-        mesh.yaml:1:83: sidecar.telemetry.trace: unknown key (known here: otlp, metrics_interval, per_instance_metrics)
+        mesh.yaml:1:83: sidecar.telemetry.trace: unknown key (known here: otlp, metrics_interval, per_instance_metrics, sample)
         --
         mesh.yaml:1:29: sidecar.telemetry.otlp: must be off, control or a mapping (name a receiver as {endpoint: http://host:port})
         --

@@ -199,7 +199,7 @@ impl Exchange {
 
     /// Whether it is recorded, where no caller has said so: by the policy's share. From here on `request` may change.
     pub(crate) fn decide<B>(&mut self, ratio: Ratio, request: &Request<B>) {
-        if self.trace.decide(ratio) && self.worker.mesh.sink.is_some() {
+        if self.trace.decide(self.share(ratio)) && self.worker.mesh.sink.is_some() {
             self.facts.get_or_insert_with(|| Facts::of(request));
             self.record();
         }
@@ -207,10 +207,15 @@ impl Exchange {
 
     /// The same of bytes.
     pub(crate) fn decide_tcp(&mut self, ratio: Ratio) {
-        if self.trace.decide(ratio) && self.worker.mesh.sink.is_some() {
+        if self.trace.decide(self.share(ratio)) && self.worker.mesh.sink.is_some() {
             self.facts.get_or_insert_default();
             self.record();
         }
+    }
+
+    /// The sidecar's own word goes before the policy's.
+    fn share(&self, policy: Ratio) -> Ratio {
+        self.worker.mesh.settings.telemetry.sample.unwrap_or(policy)
     }
 
     fn record(&mut self) {

@@ -7,7 +7,7 @@
 use super::{install, keep};
 use crate::clock;
 use crate::controls::Controls;
-use crate::enrol::{self, EnrolError};
+use crate::enrol::{self, EnrolError, Proof};
 use crate::mesh::Mesh;
 use crate::work;
 use fusewire_identity::{Identity, UnixTime, renewal_at};
@@ -157,13 +157,16 @@ fn random() -> u64 {
 async fn obtain(mesh: &Mesh, control: &str) -> Result<Identity, EnrolError> {
     let tls = mesh.tls();
     let current = tls.as_ref().map(|tls| &tls.identity);
-    enrol::obtain(control, current, &mesh.settings.workload, || token(&mesh.settings)).await
+    enrol::obtain(control, current, &mesh.settings.workload, || proof(&mesh.settings)).await
 }
 
-fn token(settings: &SidecarSettings) -> Result<String, EnrolError> {
+/// Read anew each time: a service account's token changes every hour.
+fn proof(settings: &SidecarSettings) -> Result<Proof, EnrolError> {
     let missing = "sidecar.token_file is not set: make a token with `fusewire token create` at the control plane";
     let path = settings.token_file.as_deref().ok_or_else(|| EnrolError::Token(missing.into()))?;
-    enrol::read_token(path).map_err(|e| EnrolError::Token(format!("sidecar.token_file: {}: {e}", path.display())))
+    let token = enrol::read_token(path);
+    let token = token.map_err(|e| EnrolError::Token(format!("sidecar.token_file: {}: {e}", path.display())))?;
+    Proof::read(token, settings.trust_file.as_deref(), &settings.workload)
 }
 
 #[cfg(test)]

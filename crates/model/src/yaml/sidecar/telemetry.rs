@@ -6,6 +6,7 @@
 use crate::node::{Collector, Otlp, OtlpProtocol, Secret, Telemetry};
 use crate::route::Authority;
 use crate::yaml::cursor::Cursor;
+use crate::yaml::policy::share;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub(super) fn telemetry(cursor: &Cursor<'_>) -> Telemetry {
     if let Some(shown) = fields.get("per_instance_metrics").and_then(|c| c.boolean()) {
         telemetry.per_instance_metrics = shown;
     }
+    telemetry.sample = fields.get("sample").and_then(|c| share(&c));
     fields.finish();
     telemetry
 }

@@ -1,0 +1,71 @@
+//! Taking out what an earlier injection put in.
+//!
+//! It decides what is ours: what bears our names in a pod that has our sidecar, by its configuration variable. A container
+//! that only shares the name is its author's, and refused elsewhere. The probes come back from the sidecar's configuration,
+//! where they were written down.
+
+use super::configuration::{self, VARIABLE};
+use super::containers::VOLUMES;
+use super::form::{NO_PROXY, NO_PROXY_NAMES, PROXY_NAMES, PROXY_URL};
+use super::probes;
+use super::{INTERCEPT, SIDECAR};
+use serde_json::Value;
+
+/// Where containers stand in a pod.
+pub(super) const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
+
+pub(super) fn restore(pod: &mut Value) {
+    let Some(text) = sidecar(pod).and_then(configuration_of).map(str::to_owned) else { return };
+    let Some(spec) = pod.get_mut("spec") else { return };
+    for part in CONTAINERS {
+        let Some(containers) = array_mut(spec, part) else { continue };
+        containers.retain(|c| !matches!(c["name"].as_str(), Some(SIDECAR | INTERCEPT)));
+        for container in containers.iter_mut() {
+            without_proxy(container);
+        }
+    }
+    if let Some(volumes) = array_mut(spec, "volumes") {
+        volumes.retain(|volume| !volume["name"].as_str().is_some_and(|name| VOLUMES.contains(&name)));
+    }
+    drop_empty(spec, "initContainers");
+    drop_empty(spec, "volumes");
+    probes::restore(pod, &configuration::probes(&text));
+}
+
+/// Our container, if it is there.
+pub(super) fn sidecar(pod: &Value) -> Option<&Value> {
+    let all = CONTAINERS.iter().flat_map(|part| pod["spec"][*part].as_array().into_iter().flatten());
+    all.into_iter().find(|c| c["name"] == SIDECAR && configuration_of(c).is_some())
+}
+
+fn configuration_of(container: &Value) -> Option<&str> {
+    let variables = container["env"].as_array()?;
+    variables.iter().find(|variable| variable["name"] == VARIABLE)?["value"].as_str()
+}
+
+fn array_mut<'a>(of: &'a mut Value, key: &str) -> Option<&'a mut Vec<Value>> {
+    of.get_mut(key)?.as_array_mut()
+}
+
+fn without_proxy(container: &mut Value) {
+    let Some(variables) = array_mut(container, "env") else { return };
+    let before = variables.len();
+    variables.retain(|variable| {
+        let (name, value) = (variable["name"].as_str().unwrap_or_default(), variable["value"].as_str());
+        let ours = (PROXY_NAMES.contains(&name) && value == Some(PROXY_URL))
+            || (NO_PROXY_NAMES.contains(&name) && value == Some(NO_PROXY));
+        !ours
+    });
+    // an empty list that was there before us is not ours to take out
+    if variables.len() < before {
+        drop_empty(container, "env");
+    }
+}
+
+fn drop_empty(of: &mut Value, key: &str) {
+    if of[key].as_array().is_some_and(Vec::is_empty)
+        && let Some(entries) = of.as_object_mut()
+    {
+        entries.remove(key);
+    }
+}

@@ -1,0 +1,135 @@
+//! Talks to a cluster: what `fusewire install` puts in, and `fusewire uninstall` takes out.
+//!
+//! It decides nothing of its own: the manifests are those of `deploy/kubernetes`, as they are in this binary, rendered as
+//! `kubectl kustomize` renders them. Another image and another namespace are the only changes.
+//!
+//! Invariant: what takes out takes the webhook out first, so that no pod waits for an injector that has gone.
+
+mod render;
+
+use crate::cluster::{ClusterError, WEBHOOK};
+use crate::inject::TRUST;
+use k8s_openapi::api::core::v1;
+use kube::Client;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use serde_json::Value;
+
+pub use render::{FILES, render};
+
+/// Who the API server says wrote what is installed.
+pub(crate) const MANAGER: &str = "fusewire";
+
+/// Which manifests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Overlay {
+    /// Two replicas of the control plane.
+    #[default]
+    None,
+    /// One, for a cluster of one node.
+    SingleReplica,
+    /// Two, with alert rules, dashboards and a collector.
+    Observability,
+}
+
+impl Overlay {
+    /// Its folder below `deploy/kubernetes`.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::SingleReplica => "overlays/single-replica",
+            Self::Observability => "overlays/observability",
+        }
+    }
+}
+
+/// The manifests, with `image` in the place of the base's, for `namespace`.
+pub fn manifests(overlay: Overlay, image: Option<&str>, namespace: &str) -> Result<Vec<Value>, String> {
+    let mut documents = render(overlay.folder(), image)?;
+    if namespace != crate::NAMESPACE {
+        documents.iter_mut().for_each(|document| rename(document, namespace));
+    }
+    Ok(documents)
+}
+
+/// Wherever the namespace's name stands alone; a service's address in a text is `control`'s to find by its own.
+fn rename(value: &mut Value, namespace: &str) {
+    match value {
+        Value::String(text) if text == crate::NAMESPACE => namespace.clone_into(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| rename(item, namespace)),
+        Value::Object(entries) => entries.values_mut().for_each(|value| rename(value, namespace)),
+        _ => {}
+    }
+}
+
+/// Puts everything in, or in place of what is there (server-side apply). `done` hears of each object.
+///
+/// # Errors
+/// The first object that is refused.
+pub async fn apply(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), ClusterError> {
+    let parameters = PatchParams::apply(MANAGER).force();
+    for document in documents {
+        let (what, name) = (title(document), document["metadata"]["name"].as_str().unwrap_or_default());
+        let applied = api(client, document).patch(name, &parameters, &Patch::Apply(document)).await;
+        applied.map_err(|e| ClusterError::of(&what, &e))?;
+        done(&what);
+    }
+    Ok(())
+}
+
+/// Takes everything out, the webhook first, and the roots out of every namespace. Custom resource definitions stay, since
+/// what people have applied would go with them.
+///
+/// # Errors
+/// The first object that cannot be taken out; what is not there is no error.
+pub async fn delete(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), ClusterError> {
+    let webhook = |document: &&Value| document["metadata"]["name"] == WEBHOOK && document["kind"] != "Service";
+    let stays = |document: &&Value| document["kind"] == "CustomResourceDefinition";
+    let first = documents.iter().filter(webhook);
+    let rest = documents.iter().rev().filter(|document| !webhook(document) && !stays(document));
+    for document in first.chain(rest) {
+        let (what, name) = (title(document), document["metadata"]["name"].as_str().unwrap_or_default());
+        remove(&api(client, document), name, &what).await?.then(|| done(&what));
+    }
+    let namespaces = Api::<v1::Namespace>::all(client.clone()).list_metadata(&ListParams::default()).await;
+    for namespace in namespaces.map_err(|e| ClusterError::of("namespaces", &e))?.items {
+        let name = namespace.metadata.name.unwrap_or_default();
+        let what = format!("ConfigMap {name}/{TRUST}");
+        let maps = Api::<v1::ConfigMap>::namespaced(client.clone(), &name);
+        remove(&maps, TRUST, &what).await?.then(|| done(&what));
+    }
+    Ok(())
+}
+
+/// Whether it was there.
+async fn remove<K>(api: &Api<K>, name: &str, what: &str) -> Result<bool, ClusterError>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    match api.delete(name, &DeleteParams::background()).await {
+        Ok(_) => Ok(true),
+        // also a kind that this cluster does not have
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(ClusterError::of(what, &error)),
+    }
+}
+
+fn api(client: &Client, document: &Value) -> Api<DynamicObject> {
+    let version = document["apiVersion"].as_str().unwrap_or_default();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let kind = GroupVersionKind::gvk(group, version, document["kind"].as_str().unwrap_or_default());
+    let resource = ApiResource::from_gvk(&kind);
+    match document["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+/// `Deployment fusewire-system/fusewire-control`.
+fn title(document: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, name) = (text(&document["kind"]), text(&document["metadata"]["name"]));
+    match document["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}

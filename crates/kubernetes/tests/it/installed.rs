@@ -1,0 +1,125 @@
+//! What `deploy/kubernetes` says, as this binary renders it.
+
+use crate::schema;
+use fusewire_kubernetes::install::{FILES, Overlay, manifests};
+use fusewire_kubernetes::yaml;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+const OVERLAYS: [Overlay; 3] = [Overlay::None, Overlay::SingleReplica, Overlay::Observability];
+
+fn all(overlay: Overlay) -> Vec<Value> {
+    manifests(overlay, Some("registry.example/fusewire:1"), "fusewire-system").unwrap()
+}
+
+fn of<'a>(documents: &'a [Value], kind: &str) -> impl Iterator<Item = &'a Value> {
+    documents.iter().filter(move |document| document["kind"] == kind)
+}
+
+#[test]
+fn everything_that_is_installed_is_valid_by_kubernetes_own_schemas() {
+    for overlay in OVERLAYS {
+        schema::validate(&all(overlay));
+    }
+}
+
+#[test]
+fn every_file_is_in_this_binary() {
+    fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() { files(&entry, found) } else { found.push(entry) }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kubernetes");
+    let mut found = Vec::new();
+    files(&root, &mut found);
+    let name = |path: &PathBuf| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    let there: BTreeSet<String> = found.iter().map(name).filter(|name| !name.ends_with(".md")).collect();
+    let embedded: BTreeSet<String> = FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(there, embedded);
+}
+
+#[test]
+fn what_runs_asks_for_nothing_that_the_restricted_standard_forbids() {
+    for document in OVERLAYS.iter().flat_map(|overlay| all(*overlay)).filter(|d| d["kind"] == "Deployment") {
+        let pod = &document["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in pod["containers"].as_array().unwrap() {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{container}");
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+            assert_eq!(security["capabilities"]["drop"][0], "ALL");
+            assert!(container["resources"]["requests"]["cpu"].is_string() && container["readinessProbe"].is_object());
+        }
+    }
+}
+
+#[test]
+fn a_webhook_never_stands_in_the_way_of_the_control_plane_or_the_system() {
+    let documents = all(Overlay::None);
+    let configuration = of(&documents, "MutatingWebhookConfiguration").next().unwrap();
+    for webhook in configuration["webhooks"].as_array().unwrap() {
+        let excluded = webhook["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+        let excluded = excluded.iter().find(|e| e["key"] == "kubernetes.io/metadata.name").unwrap();
+        assert_eq!(excluded["values"], serde_json::json!(["kube-system", "fusewire-system"]), "{webhook}");
+        assert!(webhook["failurePolicy"].is_string() && webhook["reinvocationPolicy"] == "IfNeeded");
+        assert!(webhook["clientConfig"].get("caBundle").is_none(), "to apply it again must not undo what was put in");
+    }
+}
+
+#[test]
+fn the_control_plane_may_do_nothing_to_everything() {
+    let documents = all(Overlay::Observability);
+    for role in of(&documents, "ClusterRole").chain(of(&documents, "Role")) {
+        for rule in role["rules"].as_array().unwrap() {
+            let words = |key: &str| -> Vec<&str> {
+                rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+            };
+            assert!(!words("verbs").contains(&"*") && !words("apiGroups").contains(&"*"), "{rule}");
+            let changes = words("verbs").iter().any(|verb| ["update", "patch", "delete"].contains(verb));
+            let own = words("apiGroups").iter().all(|g| ["coordination.k8s.io", "events.k8s.io"].contains(g));
+            let status = words("resources").iter().all(|resource| resource.ends_with("/status"));
+            assert!(!changes || own || status || !words("resourceNames").is_empty(), "{rule} is not bound to a name");
+        }
+    }
+}
+
+#[test]
+fn image_and_namespace_are_what_was_asked_for_everywhere() {
+    let documents = manifests(Overlay::Observability, Some("registry.example/fusewire:1"), "mesh").unwrap();
+    let text = yaml::write(&documents);
+    assert!(!text.contains("image: fusewire") && text.contains("image: registry.example/fusewire:1"));
+    for document in &documents {
+        assert!(document["metadata"]["namespace"].as_str().is_none_or(|namespace| namespace == "mesh"), "{document}");
+    }
+    let webhooks = of(&documents, "MutatingWebhookConfiguration").next().unwrap();
+    assert_eq!(webhooks["webhooks"][0]["clientConfig"]["service"]["namespace"], "mesh");
+    let latest = manifests(Overlay::SingleReplica, None, "fusewire-system").unwrap();
+    let control = of(&latest, "Deployment").next().unwrap();
+    assert_eq!(control["spec"]["replicas"], 1);
+    assert_eq!(control["spec"]["template"]["spec"]["containers"][0]["image"], "fusewire:latest");
+}
+
+/// Series that dashboards and alerts ask for exist under these names; the sidecar's own tests say what is in them.
+#[test]
+fn dashboards_and_alerts_ask_for_series_that_there_are() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let sources = ["../telemetry/src/metrics.rs", "../control/src/metrics.rs", "../control/src/trust/metrics.rs"];
+    let mut known = sources.map(read).concat();
+    known += &read("../control/src/traces/mod.rs");
+    let asked = FILES.iter().filter(|(path, _)| path.ends_with(".json") || path.ends_with("alerts.yaml"));
+    let mut seen = 0;
+    for (path, text) in asked {
+        for part in text.split("fusewire_").skip(1) {
+            let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let bare =
+                ["_total", "_bucket"].iter().fold(name.as_str(), |name, end| name.strip_suffix(end).unwrap_or(name));
+            let bare = [bare, bare.trim_end_matches("_seconds"), bare.trim_end_matches("_bytes")];
+            assert!(bare.iter().any(|bare| known.contains(&format!("\"{bare}\""))), "{path}: fusewire_{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 25, "{seen}");
+}
