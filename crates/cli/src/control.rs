@@ -1,7 +1,7 @@
 use crate::output;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use fusewire_control::{EtcdSettings, EtcdTls, EtcdUser, Settings, StoreSettings};
+use fusewire_control::{EtcdSettings, EtcdTls, EtcdUser, KubernetesSettings, Settings, StoreSettings};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "127.0.0.1:15010")]
     listen: SocketAddr,
     /// Files, or folders of *.yaml and *.yml; watched, and taken over within a second when they are valid.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "kubernetes")]
     config: Vec<PathBuf>,
     /// Where the store (unless it is elsewhere) and the last good configuration are kept.
     #[arg(long, default_value = "fusewire-control")]
@@ -31,11 +31,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     ca_dir: Option<PathBuf>,
     /// Where certificate authority, join tokens, applied objects and registrations are kept: etcd://host:port,host:port for
-    /// several control planes together [default: a file in the data directory].
+    /// several control planes together [default: with --kubernetes there, else a file in the data directory].
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     #[command(flatten)]
     etcd: Etcd,
+    #[command(flatten)]
+    cluster: Cluster,
     /// What this control plane is called among its replicas [default: the host's name and a few letters, made once].
     #[arg(long, value_name = "NAME")]
     replica: Option<String>,
@@ -63,6 +65,28 @@ pub(crate) struct Arguments {
     /// How long registrations are kept at most, when most of a service or of all fall silent together.
     #[arg(long, default_value = "30m", value_parser = output::duration)]
     self_preservation: Duration,
+}
+
+/// The Kubernetes cluster that is looked at.
+#[derive(Args)]
+struct Cluster {
+    /// Find services and pods in Kubernetes, believe its service accounts, and keep what must be kept there (unless --store
+    /// says where): as the pod's service account, or by KUBECONFIG outside of a cluster.
+    #[arg(long)]
+    kubernetes: bool,
+    /// Where this control plane keeps what is its own [default: the pod's namespace, else fusewire].
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    kubernetes_namespace: Option<String>,
+    /// What the names of the cluster's services end in.
+    #[arg(long, value_name = "DOMAIN", requires = "kubernetes", default_value = "cluster.local")]
+    cluster_domain: String,
+}
+
+impl Cluster {
+    fn settings(self) -> Option<KubernetesSettings> {
+        let Self { kubernetes, kubernetes_namespace: namespace, cluster_domain } = self;
+        kubernetes.then(|| KubernetesSettings { kubeconfig: None, namespace, cluster_domain })
+    }
 }
 
 /// How etcd is reached.
@@ -117,6 +141,8 @@ impl Etcd {
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     output::log_to_stderr();
     let store = arguments.etcd.store(arguments.store.as_deref())?;
+    let kubernetes = arguments.cluster.settings();
+    let store = store.or_else(|| kubernetes.clone().map(StoreSettings::Kubernetes));
     let base = Settings::new(arguments.config, arguments.data_dir);
     let settings = Settings {
         listen: arguments.listen,
@@ -131,6 +157,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         admin_socket: arguments.admin_socket,
         leaf_lifetime: arguments.leaf_lifetime,
         ca_dir: arguments.ca_dir,
+        kubernetes,
         self_preservation: arguments.self_preservation,
         ..base
     };

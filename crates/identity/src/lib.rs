@@ -45,7 +45,7 @@ pub use root::RootView;
 pub use rotation::{RotateError, SETTLE_SECONDS, Step};
 pub use rustls_pki_types::UnixTime;
 pub use succession::Overlap;
-pub use tls::{Clients, client_config, joining_client_config, provider, server_config, unchecked_name};
+pub use tls::{Clients, client_config, joining_client_config, joining_under, provider, server_config, unchecked_name};
 pub use token::JoinToken;
 pub use token_record::{MAX_TOKENS, TokenError, TokenRecord, mint};
 pub use trust_state::{MAX_STATE_BYTES, Stage, StageTimes, TrustState};

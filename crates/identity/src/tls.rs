@@ -106,11 +106,20 @@ pub fn client_config(identity: &Identity, alpn: &[&[u8]]) -> Result<Arc<ClientCo
 /// For one who has no identity yet: believes only the control plane whose presented chain holds the root with this
 /// SHA-256 (from a join token). Presents nothing.
 pub fn joining_client_config(root_hash: &str, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, IdentityError> {
-    let root = hex::decode32(root_hash).ok_or_else(|| IdentityError::RootHash(root_hash.chars().take(80).collect()))?;
+    joining_under(std::slice::from_ref(&root_hash), alpn)
+}
+
+/// The same under any of these roots.
+///
+/// # Errors
+/// A hash that is none.
+pub fn joining_under(root_hashes: &[impl AsRef<str>], alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, IdentityError> {
+    let decoded = |hash: &str| hex::decode32(hash).ok_or_else(|| IdentityError::RootHash(hash.chars().take(80).collect()));
+    let roots = root_hashes.iter().map(|hash| decoded(hash.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Servers::control_under(root)))
+        .with_custom_certificate_verifier(Arc::new(Servers::control_under(roots)))
         .with_no_client_auth();
     Ok(finish(config, alpn))
 }

@@ -124,8 +124,8 @@ fn never_tls12() -> Error {
 enum Trust {
     /// Those of our trust domain.
     Bundle(Bundle),
-    /// The control plane alone, as one sees it who holds only the SHA-256 of its root.
-    Pinned([u8; 32]),
+    /// The control plane alone, as one sees it who holds only the SHA-256 of each root that it may be under.
+    Pinned(Vec<[u8; 32]>),
 }
 
 impl Trust {
@@ -135,13 +135,15 @@ impl Trust {
                 chain(leaf, presented, bundle.roots(), now)?;
                 admitted(leaf, bundle)
             }
-            Self::Pinned(root) => {
-                let pinned = presented
-                    .iter()
-                    .find(|cert| Sha256::digest(cert)[..] == *root)
-                    .ok_or(CertificateError::UnknownIssuer)?;
+            Self::Pinned(hashes) => {
+                let is_pinned = |cert: &CertificateDer<'_>| hashes.iter().any(|h| Sha256::digest(cert)[..] == *h);
                 let mut roots = RootCertStore::empty();
-                roots.add(pinned.clone().into_owned())?;
+                for pinned in presented.iter().filter(|cert| is_pinned(cert)) {
+                    roots.add(pinned.clone().into_owned())?;
+                }
+                if roots.is_empty() {
+                    return Err(CertificateError::UnknownIssuer.into());
+                }
                 // Presenting the root proves nothing: the leaf must be signed by it.
                 chain(leaf, presented, &roots, now)?;
                 is_control(leaf)
@@ -171,8 +173,8 @@ impl Servers {
         Self { trust: Trust::Bundle(bundle), provider: tls::provider() }
     }
 
-    pub(crate) fn control_under(root: [u8; 32]) -> Self {
-        Self { trust: Trust::Pinned(root), provider: tls::provider() }
+    pub(crate) fn control_under(roots: Vec<[u8; 32]>) -> Self {
+        Self { trust: Trust::Pinned(roots), provider: tls::provider() }
     }
 }
 

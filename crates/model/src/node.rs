@@ -29,6 +29,9 @@ pub struct SidecarSettings {
     pub control: Vec<String>,
     /// `token_file`: where the join token lies; needed only until the first certificate is on disk.
     pub token_file: Option<PathBuf>,
+    /// `trust_file`: the roots of which one must be the control plane's, PEM, where the token is a Kubernetes service account's
+    /// and so does not name one. Read at each joining. Default none: the token is a join token.
+    pub trust_file: Option<PathBuf>,
     /// `identity`: certificate, key and bundle from files instead of the control plane's signer.
     pub identity: Option<IdentityFiles>,
     /// `data_dir`: key, certificate, bundle and last resources, all 0600. Default: none kept.

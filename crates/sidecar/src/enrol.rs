@@ -12,7 +12,7 @@ use crate::registration::Credentials;
 use crate::trust::{BoxError, channel as dial, control_client};
 use fusewire_api::v1;
 use fusewire_identity::{
-    ALPN_CONTROL, Identity, JoinToken, PrivateKey, SpiffeId, UnixTime, csr, joining_client_config,
+    ALPN_CONTROL, Identity, JoinToken, PrivateKey, SpiffeId, UnixTime, csr, joining_under,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub enum EnrolError {
 /// A token that is none, a control plane that is not reached or not the token's, and its refusal.
 pub async fn join(control: &str, token: &str) -> Result<Identity, EnrolError> {
     let id = parsed(token)?.id().clone();
-    obtain(control, None, &id, || Ok(token.to_owned())).await
+    obtain(control, None, &id, || Joining::by(token.to_owned())).await
 }
 
 /// A new certificate for the same identity, with a new key. The present one must still hold.
@@ -67,18 +67,32 @@ pub async fn channel(control: &str, own: &Identity) -> Result<Channel, EnrolErro
     dial(control, tls).await.map_err(|cause| unreached(control, &cause))
 }
 
-/// A certificate for `id`: asked for with the present one while it holds, else with a join token.
+/// What one joins with, and the hashes of the roots of which one must be the control plane's.
+pub(crate) struct Joining {
+    pub(crate) token: String,
+    pub(crate) roots: Vec<String>,
+}
+
+impl Joining {
+    /// A join token names its root.
+    pub(crate) fn by(token: String) -> Result<Self, EnrolError> {
+        let roots = vec![parsed(&token)?.root_hash()];
+        Ok(Self { token, roots })
+    }
+}
+
+/// A certificate for `id`: asked for with the present one while it holds, else with a token.
 pub(crate) async fn obtain(
     control: &str,
     present: Option<&Identity>,
     id: &SpiffeId,
-    token: impl FnOnce() -> Result<String, EnrolError>,
+    joining: impl FnOnce() -> Result<Joining, EnrolError>,
 ) -> Result<Identity, EnrolError> {
     let (channel, token) = match present.filter(|identity| !identity.remaining(UnixTime::now()).is_zero()) {
         Some(present) => (channel(control, present).await?, String::new()),
         None => {
-            let token = token()?;
-            let tls = joining_client_config(&parsed(&token)?.root_hash(), &[ALPN_CONTROL]).map_err(identity)?;
+            let Joining { token, roots } = joining()?;
+            let tls = joining_under(&roots, &[ALPN_CONTROL]).map_err(identity)?;
             (dial(control, tls).await.map_err(|cause| unreached(control, &cause))?, token)
         }
     };
@@ -164,13 +178,13 @@ impl Enrolment {
             (None, Some(id)) => id.clone(),
             (None, None) => parsed(&self.token()?)?.id().clone(),
         };
-        let mut issued = obtain(self.controls.now(), current, &id, || self.token()).await;
+        let mut issued = obtain(self.controls.now(), current, &id, || Joining::by(self.token()?)).await;
         for _ in 1..self.controls.count() {
             if !matches!(issued, Err(EnrolError::Connect { .. } | EnrolError::Timeout { .. })) {
                 break;
             }
             self.controls.pass();
-            issued = obtain(self.controls.now(), current, &id, || self.token()).await;
+            issued = obtain(self.controls.now(), current, &id, || Joining::by(self.token()?)).await;
         }
         let issued = issued.inspect_err(|_| self.controls.pass())?;
         issued.save(&self.data_dir).map_err(identity)?;

@@ -49,6 +49,7 @@ pub(super) fn sidecar(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<SidecarS
         instance: fields.get("instance").and_then(|c| c.parse("the id of an instance", instance_id)),
         zone: zone.or_else(|| register.as_ref()?.zone.clone()),
         token_file: path(&mut fields, "token_file"),
+        trust_file: path(&mut fields, "trust_file"),
         identity: fields.get("identity").and_then(|c| identity(&c)),
         data_dir: path(&mut fields, "data_dir"),
         outbound,

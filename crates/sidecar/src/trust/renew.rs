@@ -7,10 +7,10 @@
 use super::{install, keep};
 use crate::clock;
 use crate::controls::Controls;
-use crate::enrol::{self, EnrolError};
+use crate::enrol::{self, EnrolError, Joining};
 use crate::mesh::Mesh;
 use crate::work;
-use fusewire_identity::{Identity, UnixTime, renewal_at};
+use fusewire_identity::{Bundle, Identity, TrustDomain, UnixTime, renewal_at};
 use fusewire_model::node::SidecarSettings;
 use fusewire_resilience::Time;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -157,7 +157,17 @@ fn random() -> u64 {
 async fn obtain(mesh: &Mesh, control: &str) -> Result<Identity, EnrolError> {
     let tls = mesh.tls();
     let current = tls.as_ref().map(|tls| &tls.identity);
-    enrol::obtain(control, current, &mesh.settings.workload, || token(&mesh.settings)).await
+    enrol::obtain(control, current, &mesh.settings.workload, || joining(&mesh.settings)).await
+}
+
+fn joining(settings: &SidecarSettings) -> Result<Joining, EnrolError> {
+    let token = token(settings)?;
+    let Some(path) = &settings.trust_file else { return Joining::by(token) };
+    let refused = |error: &dyn std::fmt::Display| EnrolError::Token(format!("sidecar.trust_file: {}: {error}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| refused(&error))?;
+    let domain = TrustDomain::parse(settings.workload.trust_domain()).map_err(|error| refused(&error))?;
+    let roots = Bundle::from_pem(domain, &pem).map_err(|error| refused(&error))?;
+    Ok(Joining { token, roots: roots.root_hashes() })
 }
 
 fn token(settings: &SidecarSettings) -> Result<String, EnrolError> {
