@@ -128,7 +128,8 @@ fn discovery(shared: &Shared) -> Vec<(String, String)> {
         let age = kubernetes.age();
         let why = age.failing.filter(|_| age.age >= STALE)?;
         let seconds = age.age.as_secs();
-        let message = format!("the cluster was last heard of {seconds} s ago, and what was known then stays in force: {why}");
+        let message =
+            format!("the cluster was last heard of {seconds} s ago, and what was known then stays in force: {why}");
         Some(("kubernetes".to_owned(), message))
     });
     shared.names.ages().into_iter().filter_map(stale).chain(in_cluster).collect()

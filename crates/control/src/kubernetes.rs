@@ -224,7 +224,10 @@ mod tests {
         found.plain = PlainDefaults { callers: Plain::Deny, instances: Plain::Allow };
         let mesh = both(&written, &BTreeMap::from([(name.clone(), found.clone())]));
         let merged = &mesh.services[&name];
-        assert_eq!((merged.protocol, &merged.addresses, merged.plain), (Protocol::Http2, &found.addresses, found.plain));
+        assert_eq!(
+            (merged.protocol, &merged.addresses, merged.plain),
+            (Protocol::Http2, &found.addresses, found.plain)
+        );
         assert_eq!(merged.identity.path(), "web.shop");
         assert_eq!(mesh.services.len(), 2);
     }

@@ -146,7 +146,9 @@ fn account_status(error: &TokenError) -> Status {
         TokenError::Unavailable(cause) => {
             // how the cluster is reached is the operator's matter, not the joiner's
             tracing::error!(error = %cause, "a service account token cannot be checked");
-            Status::unavailable("the control plane cannot check the token with the Kubernetes API server now; ask again")
+            Status::unavailable(
+                "the control plane cannot check the token with the Kubernetes API server now; ask again",
+            )
         }
     }
 }

@@ -114,7 +114,8 @@ pub fn joining_client_config(root_hash: &str, alpn: &[&[u8]]) -> Result<Arc<Clie
 /// # Errors
 /// A hash that is none.
 pub fn joining_under(root_hashes: &[impl AsRef<str>], alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, IdentityError> {
-    let decoded = |hash: &str| hex::decode32(hash).ok_or_else(|| IdentityError::RootHash(hash.chars().take(80).collect()));
+    let decoded =
+        |hash: &str| hex::decode32(hash).ok_or_else(|| IdentityError::RootHash(hash.chars().take(80).collect()));
     let roots = root_hashes.iter().map(|hash| decoded(hash.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?

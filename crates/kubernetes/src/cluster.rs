@@ -23,7 +23,9 @@ pub struct Cluster {
 /// Why the API server did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
-    #[error("no way to a Kubernetes API server: {0}; run in a pod with a service account, or name a kubeconfig in KUBECONFIG")]
+    #[error(
+        "no way to a Kubernetes API server: {0}; run in a pod with a service account, or name a kubeconfig in KUBECONFIG"
+    )]
     Configuration(String),
     /// Nothing was changed, and the same call may succeed later.
     #[error("the Kubernetes API server does not answer: {0}")]

@@ -5,6 +5,11 @@
 //! how a Secret is changed by one of several at a time ([`Document`]). It deliberately holds no Kubernetes object: each is
 //! reduced to the few fields that are used as it is read, so that memory follows what is used.
 //!
+//! Rights that the control plane's service account needs: get, list, watch of `services`, `pods`, `namespaces` and
+//! `endpointslices` everywhere; get, list, watch, create, patch of `configmaps` everywhere (the roots); create of
+//! `tokenreviews`; in its own namespace get, list, watch, create, update of `secrets` and get, list, watch, create, update,
+//! patch, delete of `leases`.
+//!
 //! Invariant: what was last known stays in force while the API server is away, and its age is known.
 
 mod bundle;

@@ -11,9 +11,7 @@ use crate::controls::Controls;
 use crate::registration::Credentials;
 use crate::trust::{BoxError, channel as dial, control_client};
 use fusewire_api::v1;
-use fusewire_identity::{
-    ALPN_CONTROL, Identity, JoinToken, PrivateKey, SpiffeId, UnixTime, csr, joining_under,
-};
+use fusewire_identity::{ALPN_CONTROL, Identity, JoinToken, PrivateKey, SpiffeId, UnixTime, csr, joining_under};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

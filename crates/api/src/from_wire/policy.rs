@@ -6,8 +6,8 @@ use crate::to_wire::CAUSES;
 use crate::v1;
 use fusewire_model::PolicyName;
 use fusewire_model::policy::{
-    Algorithm, Balancing, Concurrency, Fallback, InboundLimits, Limits, MAX_BODY, MAX_CHAIN, MAX_FIELDS, Plain, PlainRules,
-    Policy, Probe, RateLimit, Ratio, RequestKey, Retry, Scope, StaticAnswer, Subsetting, Timeouts, Zoning,
+    Algorithm, Balancing, Concurrency, Fallback, InboundLimits, Limits, MAX_BODY, MAX_CHAIN, MAX_FIELDS, Plain,
+    PlainRules, Policy, Probe, RateLimit, Ratio, RequestKey, Retry, Scope, StaticAnswer, Subsetting, Timeouts, Zoning,
 };
 use fusewire_resilience::bulkhead::BulkheadConfig;
 use fusewire_resilience::limit::{AimdConfig, Gradient2Config, GuardConfig};

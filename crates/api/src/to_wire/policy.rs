@@ -3,8 +3,8 @@
 use super::millis;
 use crate::v1;
 use fusewire_model::policy::{
-    Algorithm, Balancing, Concurrency, Fallback, Limits, Plain, PlainRules, Policy, Probe, RateLimit, RequestKey, Retry, Scope,
-    Subsetting, Zoning,
+    Algorithm, Balancing, Concurrency, Fallback, Limits, Plain, PlainRules, Policy, Probe, RateLimit, RequestKey,
+    Retry, Scope, Subsetting, Zoning,
 };
 use fusewire_resilience::retry::{BudgetConfig, On, Repeat};
 use fusewire_resilience::throttle::Priority;

@@ -81,7 +81,8 @@ fn what_ends_and_still_serves_is_offered_only_while_nothing_is_ready() {
         let all = translated(web, vec![slice("shop", "web-1", "web", endpoints)], vec![]);
         all[0].endpoints.iter().map(|endpoint| endpoint.standing).collect::<Vec<_>>()
     };
-    let (a, b, c) = (endpoint("10.0.0.1", "a", ends), endpoint("10.0.0.2", "b", ended), endpoint("10.0.0.3", "c", starts));
+    let (a, b, c) =
+        (endpoint("10.0.0.1", "a", ends), endpoint("10.0.0.2", "b", ended), endpoint("10.0.0.3", "c", starts));
     assert_eq!(standings(json!([a, b, c])), [Standing::Last, Standing::Terminating, Standing::NotReady]);
     let d = endpoint("10.0.0.4", "d", json!({}));
     let none = standings(json!([a, b, c, d]));
@@ -90,7 +91,8 @@ fn what_ends_and_still_serves_is_offered_only_while_nothing_is_ready() {
 
 #[test]
 fn a_pod_of_two_address_families_is_one_instance_by_the_one_that_the_service_prefers() {
-    for (families, wanted) in [(json!(["IPv4", "IPv6"]), "10.0.0.1:8080"), (json!(["IPv6", "IPv4"]), "[fd00::9]:8080")] {
+    for (families, wanted) in [(json!(["IPv4", "IPv6"]), "10.0.0.1:8080"), (json!(["IPv6", "IPv4"]), "[fd00::9]:8080")]
+    {
         let mut web = web(json!([{"name": "http", "port": 80}]));
         web["spec"]["ipFamilies"] = families;
         let slices = vec![

@@ -14,7 +14,8 @@ use super::scalar;
 use super::service;
 use crate::name::PolicyName;
 use crate::policy::{
-    Algorithm, Balancing, Plain, PlainRules, Policy, Ratio, RequestKey, Subsetting, Target, Timeouts, Zoning, is_field_name,
+    Algorithm, Balancing, Plain, PlainRules, Policy, Ratio, RequestKey, Subsetting, Target, Timeouts, Zoning,
+    is_field_name,
 };
 use crate::world::DEFAULT_POLICY;
 use fusewire_resilience::throttle::Priority;

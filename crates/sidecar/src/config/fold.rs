@@ -10,9 +10,7 @@ use crate::snapshot::{InboundPort, Known, Others, Route, RouteRule, Snapshot, Wh
 use crate::upstream::instance::{Holder, Instance, InstanceKey};
 use crate::upstream::ledger::Ledger;
 use crate::upstream::service::Upstream;
-use fusewire_model::policy::{
-    Algorithm, Fallback, Plain, PlainDefaults, Policy, Probe, Scope, Subsetting, Zoning,
-};
+use fusewire_model::policy::{Algorithm, Fallback, Plain, PlainDefaults, Policy, Probe, Scope, Subsetting, Zoning};
 use fusewire_model::resource::{Answer, Inbound, Kind, Resource, ServiceSettings, Subscription};
 use fusewire_model::route::RouteTable;
 use fusewire_model::service::{Hold, Instance as Endpoint, Override};

@@ -163,7 +163,8 @@ async fn obtain(mesh: &Mesh, control: &str) -> Result<Identity, EnrolError> {
 fn joining(settings: &SidecarSettings) -> Result<Joining, EnrolError> {
     let token = token(settings)?;
     let Some(path) = &settings.trust_file else { return Joining::by(token) };
-    let refused = |error: &dyn std::fmt::Display| EnrolError::Token(format!("sidecar.trust_file: {}: {error}", path.display()));
+    let refused =
+        |error: &dyn std::fmt::Display| EnrolError::Token(format!("sidecar.trust_file: {}: {error}", path.display()));
     let pem = std::fs::read(path).map_err(|error| refused(&error))?;
     let domain = TrustDomain::parse(settings.workload.trust_domain()).map_err(|error| refused(&error))?;
     let roots = Bundle::from_pem(domain, &pem).map_err(|error| refused(&error))?;

@@ -103,7 +103,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Out {
     shared.told();
     match answered {
         Ok(object) if accept.contains("as=PartialObjectMetadata;") || accept.contains("as=PartialObjectMetadata,") => {
-            whole(json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]}))
+            whole(
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]}),
+            )
         }
         Ok(object) => whole(object),
         Err((code, reason, message)) => whole(status(code, reason, &message)),
@@ -182,12 +184,7 @@ fn list(objects: &Objects, path: &Path, query: &BTreeMap<String, String>) -> Val
     })
 }
 
-fn patched(
-    objects: &mut Objects,
-    path: &Path,
-    body: &Value,
-    (content, part): (&str, Part),
-) -> Result<Value, Refusal> {
+fn patched(objects: &mut Objects, path: &Path, body: &Value, (content, part): (&str, Part)) -> Result<Value, Refusal> {
     let Some(mut object) = objects.get(path).cloned() else {
         if content.starts_with("application/apply-patch") {
             return objects.create(path, body.clone());

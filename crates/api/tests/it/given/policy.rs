@@ -196,7 +196,8 @@ fn fallback() -> impl Strategy<Value = Fallback> {
 pub(super) fn policy() -> impl Strategy<Value = Resource> {
     let timeout = (ms(1..=60_000), option::of(ms(1..=86_400_000)), option::of(ms(1..=86_400_000)))
         .prop_map(|(connect, request, idle)| Timeouts { connect, request, idle });
-    let either = ((option::of(super::plain()), option::of(super::plain())), any::<bool>(), any::<bool>(), 0..=Ratio::WHOLE);
+    let either =
+        ((option::of(super::plain()), option::of(super::plain())), any::<bool>(), any::<bool>(), 0..=Ratio::WHOLE);
     let exhausted = prop_oneof![
         Just(WhenFew::Limiter),
         (1u8..=100).prop_map(WhenFew::Spill),

@@ -84,7 +84,9 @@ impl Held {
     async fn end(&self) {
         let own = Change::default().expect(&self.key, Expect::Revision(self.revision)).delete(&self.key);
         let ended = match self.shared.commit(&own, None).await {
-            Ok(_) | Err(StoreError::Conflict { .. }) => self.shared.presences.end(&lease(&self.key)).await.map_err(refused),
+            Ok(_) | Err(StoreError::Conflict { .. }) => {
+                self.shared.presences.end(&lease(&self.key)).await.map_err(refused)
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = ended {
