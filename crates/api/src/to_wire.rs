@@ -12,6 +12,7 @@ pub(crate) use policy::CAUSES;
 
 use crate::{kind_to_wire, v1};
 use fusewire_model::health::{CheckKind, HealthCheck};
+use fusewire_model::policy::Plain;
 use fusewire_model::resource::{
     Answer, Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Trust,
 };
@@ -101,6 +102,8 @@ fn service(service: &ServiceSettings) -> v1::Service {
         policy: service.policy.as_ref().map(ToString::to_string).unwrap_or_default(),
         subsets: service.subsets.iter().map(subset).collect(),
         health: service.health.as_ref().map(health_check),
+        plain_callers: service.plain.callers == Plain::Allow,
+        plain_instances: service.plain.instances == Plain::Allow,
     }
 }
 
@@ -180,6 +183,7 @@ fn inbound(inbound: &Inbound) -> v1::Inbound {
         health: p.health.as_ref().map(health_check),
         instance: p.instance.clone().unwrap_or_default(),
         policy: p.policy.as_ref().map(ToString::to_string).unwrap_or_default(),
+        plain_callers: p.plain == Plain::Allow,
     };
     v1::Inbound { ports: inbound.ports.iter().map(port).collect() }
 }

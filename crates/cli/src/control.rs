@@ -1,7 +1,9 @@
 use crate::output;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use fusewire_control::{EtcdSettings, EtcdTls, EtcdUser, Settings, StoreSettings, WebhookSettings};
+use fusewire_control::{
+    EtcdSettings, EtcdTls, EtcdUser, KubernetesSettings, Settings, StoreSettings, WebhookSettings,
+};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +17,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "127.0.0.1:15010")]
     listen: SocketAddr,
     /// Files, or folders of *.yaml and *.yml; watched, and taken over within a second when they are valid.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "kubernetes")]
     config: Vec<PathBuf>,
     /// Where the store (unless it is elsewhere) and the last good configuration are kept.
     #[arg(long, default_value = "fusewire-control")]
@@ -31,11 +33,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     ca_dir: Option<PathBuf>,
     /// Where certificate authority, join tokens, applied objects and registrations are kept: etcd://host:port,host:port for
-    /// several control planes together [default: a file in the data directory].
+    /// several control planes together [default: with --kubernetes there, else a file in the data directory].
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     #[command(flatten)]
     etcd: Etcd,
+    #[command(flatten)]
+    cluster: Cluster,
     /// What this control plane is called among its replicas [default: the host's name and a few letters, made once].
     #[arg(long, value_name = "NAME")]
     replica: Option<String>,
@@ -74,9 +78,6 @@ struct Injection {
     /// authority, and the API server told of it.
     #[arg(long, value_name = "IP:PORT")]
     kubernetes_webhook: Option<SocketAddr>,
-    /// The namespace that this control plane is in.
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = fusewire_kubernetes::NAMESPACE)]
-    kubernetes_namespace: String,
     /// The pod that it runs in: sidecars get its image.
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     kubernetes_pod: Option<String>,
@@ -86,9 +87,32 @@ struct Injection {
 }
 
 impl Injection {
-    fn settings(self) -> Option<WebhookSettings> {
-        let (namespace, pod, image) = (self.kubernetes_namespace, self.kubernetes_pod, self.inject_image);
+    fn settings(self, namespace: Option<String>) -> Option<WebhookSettings> {
+        let namespace = namespace.unwrap_or_else(|| fusewire_kubernetes::NAMESPACE.into());
+        let (pod, image) = (self.kubernetes_pod, self.inject_image);
         self.kubernetes_webhook.map(|listen| WebhookSettings { listen, namespace, pod, image })
+    }
+}
+
+/// The Kubernetes cluster that is looked at.
+#[derive(Args)]
+struct Cluster {
+    /// Find services and pods in Kubernetes, believe its service accounts, and keep what must be kept there (unless --store
+    /// says where): as the pod's service account, or by KUBECONFIG outside of a cluster.
+    #[arg(long)]
+    kubernetes: bool,
+    /// The namespace that this control plane is in, where it keeps what is its own [default: the pod's, else fusewire-system].
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    kubernetes_namespace: Option<String>,
+    /// What the names of the cluster's services end in.
+    #[arg(long, value_name = "DOMAIN", requires = "kubernetes", default_value = "cluster.local")]
+    cluster_domain: String,
+}
+
+impl Cluster {
+    fn settings(self) -> Option<KubernetesSettings> {
+        let Self { kubernetes, kubernetes_namespace: namespace, cluster_domain } = self;
+        kubernetes.then(|| KubernetesSettings { kubeconfig: None, namespace, cluster_domain })
     }
 }
 
@@ -144,6 +168,9 @@ impl Etcd {
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     output::log_to_stderr();
     let store = arguments.etcd.store(arguments.store.as_deref())?;
+    let namespace = arguments.cluster.kubernetes_namespace.clone();
+    let kubernetes = arguments.cluster.settings();
+    let store = store.or_else(|| kubernetes.clone().map(StoreSettings::Kubernetes));
     let base = Settings::new(arguments.config, arguments.data_dir);
     let settings = Settings {
         listen: arguments.listen,
@@ -158,8 +185,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         admin_socket: arguments.admin_socket,
         leaf_lifetime: arguments.leaf_lifetime,
         ca_dir: arguments.ca_dir,
+        kubernetes,
         self_preservation: arguments.self_preservation,
-        webhook: arguments.injection.settings(),
+        webhook: arguments.injection.settings(namespace),
         ..base
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,6 +1,6 @@
 use anyhow::{Result, bail};
 use clap::Args;
-use fusewire_kubernetes::cluster::client;
+use fusewire_kubernetes::injector::client;
 use fusewire_kubernetes::install::{Overlay, apply, delete, manifests};
 use fusewire_kubernetes::yaml;
 use serde_json::Value;

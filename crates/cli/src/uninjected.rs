@@ -2,7 +2,7 @@
 
 use crate::output::{Output, table};
 use anyhow::Result;
-use fusewire_kubernetes::cluster::{client, uninjected};
+use fusewire_kubernetes::injector::{client, uninjected};
 use serde_json::json;
 use std::process::ExitCode;
 

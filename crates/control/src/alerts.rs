@@ -124,5 +124,13 @@ fn discovery(shared: &Shared) -> Vec<(String, String)> {
         let message = format!("the last good answer is {seconds} s old and stays in force: {why}");
         Some((format!("dns {}", age.service), message))
     };
-    shared.names.ages().into_iter().filter_map(stale).collect()
+    let in_cluster = shared.kubernetes.as_ref().and_then(|kubernetes| {
+        let age = kubernetes.age();
+        let why = age.failing.filter(|_| age.age >= STALE)?;
+        let seconds = age.age.as_secs();
+        let message =
+            format!("the cluster was last heard of {seconds} s ago, and what was known then stays in force: {why}");
+        Some(("kubernetes".to_owned(), message))
+    });
+    shared.names.ages().into_iter().filter_map(stale).chain(in_cluster).collect()
 }

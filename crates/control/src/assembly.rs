@@ -92,7 +92,7 @@ impl Assembly {
 
     fn put_together(&mut self, shared: &Shared, marked: Marked) {
         let written = shared.written_now();
-        let mesh = &written.mesh;
+        let mesh = &shared.mesh_with(&written);
         let mut names = marked.services;
         if marked.all {
             names.extend(mesh.services.keys().chain(self.found.keys()).cloned());
@@ -100,7 +100,7 @@ impl Assembly {
         }
         let mut changes = BTreeMap::new();
         for name in names {
-            let seen = seen(shared, &written, &name);
+            let seen = seen(shared, &written, mesh, &name);
             let found = view::found(&seen);
             if is_as_written(mesh, &name, &found) {
                 self.found.remove(&name);
@@ -136,10 +136,10 @@ fn is_as_written(written: &Mesh, name: &ServiceName, found: &Found) -> bool {
         && found.offered.iter().all(|found| by_id.get(found.id.as_str()) == Some(&&**found))
 }
 
-/// The instances of a service as all sources together have them now.
-pub(crate) fn seen(shared: &Shared, written: &Written, name: &ServiceName) -> Vec<Seen> {
+/// The instances of a service as all sources together have them now. `mesh`: with what was found.
+pub(crate) fn seen(shared: &Shared, written: &Written, mesh: &Mesh, name: &ServiceName) -> Vec<Seen> {
     let registrations = &shared.registrations;
-    let service = written.mesh.services.get(name);
+    let service = mesh.services.get(name);
     let instances = service.map(|service| service.instances.as_slice()).unwrap_or_default();
     let source = if written.applied.contains(name.as_str()) { Source::Api } else { Source::File };
     let in_writing = instances.iter().map(|instance| {
@@ -169,7 +169,8 @@ pub(crate) fn seen(shared: &Shared, written: &Written, name: &ServiceName) -> Ve
     });
     // an instance's own sidecar speaks for it above
     let checked = |instance: &Instance| instance.sidecar.is_none().then(|| shared.verdicts.get(name, instance))?;
-    view::merge(in_writing.chain(registered).chain(resolved), checked, &shared.trust.denied())
+    let in_cluster = shared.kubernetes.iter().flat_map(|kubernetes| kubernetes.said(name));
+    view::merge(in_writing.chain(in_cluster).chain(registered).chain(resolved), checked, &shared.trust.denied())
 }
 
 pub(crate) fn told(seen: &Seen) -> v1::Found {

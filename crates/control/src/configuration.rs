@@ -72,7 +72,7 @@ pub(crate) struct Judged {
 impl Watched {
     /// The first reading. Faults are survived only with a last good configuration from an earlier run.
     pub(crate) fn start(settings: &Settings, objects: Snapshot) -> Result<(Self, Written, Judged), ControlError> {
-        if settings.config.is_empty() {
+        if settings.config.is_empty() && settings.kubernetes.is_none() {
             return Err(ControlError::NoConfiguration);
         }
         let scan = files::scan(&settings.config);
@@ -80,7 +80,7 @@ impl Watched {
             return Err(ControlError::Configuration(vec![fault]));
         }
         let kept = last_good::load(&settings.data_dir);
-        let latest = read(&scan, kept.is_some());
+        let latest = read(&scan, kept.is_some() && !settings.config.is_empty());
         let (written, faults) = match latest.clone().and_then(|files| merge(&files, &objects, None)) {
             Ok(written) => (written, Vec::new()),
             Err(faults) => match kept.and_then(|files| merge(&files.into(), &objects, None).ok()) {

@@ -21,6 +21,7 @@ mod feed;
 mod files;
 mod fleet;
 mod grpc;
+mod kubernetes;
 mod last_good;
 mod listen;
 mod metrics;
@@ -53,6 +54,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+pub use kubernetes::KubernetesSettings;
 pub use run::run;
 pub use store::{EtcdSettings, EtcdTls, EtcdUser, StoreError, StoreSettings};
 pub use trust::TrustError;
@@ -65,7 +67,8 @@ pub const DEFAULT_TRACE_MEMORY: usize = 64 << 20;
 pub struct Settings {
     /// Where sidecars connect; port 0 takes a free one. Default 127.0.0.1:15010.
     pub listen: SocketAddr,
-    /// Files, or folders of which every `*.yaml` and `*.yml` that is not hidden counts. At least one.
+    /// Files, or folders of which every `*.yaml` and `*.yml` that is not hidden counts. At least one, unless there is a cluster
+    /// to look at.
     pub config: Vec<PathBuf>,
     /// The store (unless it is elsewhere) and the last good configuration, all for the owner only. Two control
     /// planes must not share it; the admin socket in it guards that.
@@ -97,6 +100,8 @@ pub struct Settings {
     pub otlp_listen: Option<SocketAddr>,
     /// Bytes of traces that are kept. Default 64 MiB.
     pub trace_memory: usize,
+    /// The Kubernetes cluster in which services are found, and whose service accounts are believed. Default: none.
+    pub kubernetes: Option<KubernetesSettings>,
     /// How long registrations are kept at most when most fall silent together. Default 30 min.
     pub self_preservation: Duration,
     /// The admission webhook of Kubernetes. Default: none.
@@ -120,6 +125,7 @@ impl Settings {
             web_listen: None,
             web_hosts: Vec::new(),
             otlp_listen: None,
+            kubernetes: None,
             trace_memory: DEFAULT_TRACE_MEMORY,
             leaf_lifetime: fusewire_identity::DEFAULT_LIFETIME,
             self_preservation: fusewire_discovery::registry::Limits::default().self_preservation,
@@ -176,6 +182,8 @@ pub enum ControlError {
     Store(#[from] StoreError),
     #[error("the applied objects cannot be read: {0}")]
     Objects(String),
+    #[error(transparent)]
+    Kubernetes(#[from] fusewire_kubernetes::ClusterError),
     #[error("the gRPC server ended: {0}")]
     Serve(#[from] tonic::transport::Error),
 }

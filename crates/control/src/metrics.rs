@@ -57,10 +57,14 @@ fn registry(shared: &Shared) -> Vec<Family> {
 
 fn discovery(shared: &Shared) -> Vec<Family> {
     let ages = shared.names.ages();
+    let in_cluster = shared.kubernetes.as_ref().map(|kubernetes| kubernetes.age());
+    let cluster = |value| Sample { labels: vec![("source", "kubernetes".to_owned())], value };
     let labels = |age: &crate::dns::Age| vec![("source", "dns".to_owned()), ("service", age.service.to_string())];
     let seconds = ages.iter().map(|age| Sample { labels: labels(age), value: age.age.as_secs_f64() });
+    let seconds = seconds.chain(in_cluster.iter().map(|age| cluster(age.age.as_secs_f64())));
     let failing =
         ages.iter().map(|age| Sample { labels: labels(age), value: f64::from(u8::from(age.failing.is_some())) });
+    let failing = failing.chain(in_cluster.iter().map(|age| cluster(f64::from(u8::from(age.failing.is_some())))));
     vec![
         Family::gauge("discovery_age_seconds", "Since what is served was last confirmed").with_all(seconds),
         Family::gauge("discovery_failing", "1 while the source gives no good answer").with_all(failing),

@@ -6,8 +6,9 @@
 //! Invariant: when [`run`] returns, whether it succeeded or was dropped, socket file and port are free.
 
 use crate::alerts::Alerts;
-use crate::assembly::Assembly;
+use crate::assembly::{Assembly, Marks};
 use crate::configuration::{POLL, Watched};
+use crate::kubernetes::Kubernetes;
 use crate::objects::Snapshot;
 use crate::own::Own;
 use crate::registry::kept;
@@ -47,6 +48,9 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     let store = Store::open(&settings.store).await?;
     let (shared, watched) = open(&settings, store.clone(), Replicas::new(name)).await?;
     let alive = kept::load(&shared.registrations, &store).await?;
+    if let Some(kubernetes) = &shared.kubernetes {
+        Box::pin(kubernetes.first()).await?;
+    }
     let assembly = Assembly::first(&shared);
     let listener = bind(settings.listen).await?;
     let address = local(&listener, settings.listen)?;
@@ -86,6 +90,7 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         () = own.renew(&shared, identity) => {}
         () = socket::serve(socket, &shared) => {}
         () = public::serve(watchable, &shared) => {}
+        () = cluster(&shared) => {}
         () = web::serve(page, settings.web_hosts.clone(), &shared) => {}
         () = traces::serve_clear(otlp, &shared) => {}
         () = inject(injecting, &shared) => {}
@@ -93,6 +98,9 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
     tracing::info!("stopping");
     drop(stop);
     let served = server.await;
+    if let Some(kubernetes) = &shared.kubernetes {
+        kubernetes.leave().await;
+    }
     if let Some(presence) = presence {
         presence.leave().await;
     }
@@ -131,7 +139,16 @@ async fn open(settings: &Settings, store: Store, replicas: Replicas) -> Result<(
     } else if judged.files.is_empty() {
         tracing::warn!("the configuration has no *.yaml or *.yml files yet: an empty mesh until there is one");
     }
-    Ok((Arc::new(Shared::new(store, replicas, trust, alerts, written, judged, settings)), watched))
+    let marks: Arc<Marks> = Arc::default();
+    let kubernetes = match &settings.kubernetes {
+        Some(wanted) => {
+            let domain = &written.mesh.trust_domain;
+            Some(Kubernetes::open(wanted, domain, replicas.name(), marks.clone()).await?)
+        }
+        None => None,
+    };
+    let (written, found) = ((written, judged), (kubernetes, marks));
+    Ok((Arc::new(Shared::new(store, replicas, trust, alerts, written, found, settings)), watched))
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ControlError> {
@@ -176,6 +193,14 @@ fn advertised(settings: &Settings, store: &Store, bound: SocketAddr) -> Result<S
         Some(address) => Ok(address.clone()),
         None if bound.ip().is_unspecified() && store.is_shared() => Err(ControlError::Advertise(bound)),
         None => Ok(bound.to_string()),
+    }
+}
+
+/// Follows the cluster, where there is one, until dropped.
+async fn cluster(shared: &Shared) {
+    match &shared.kubernetes {
+        Some(kubernetes) => Box::pin(kubernetes.run(shared)).await,
+        None => std::future::pending().await,
     }
 }
 

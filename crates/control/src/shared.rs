@@ -8,6 +8,7 @@ use crate::configuration::{Judged, Written};
 use crate::dns::Answers;
 use crate::encoded::Encoded;
 use crate::feed::Feeds;
+use crate::kubernetes::Kubernetes;
 use crate::objects::ObjectStore;
 use crate::rate::Rate;
 use crate::registry::Registrations;
@@ -19,6 +20,7 @@ use crate::trust::Trust;
 use fusewire_discovery::registry::Limits;
 use fusewire_model::World;
 use fusewire_model::resource::Resource;
+use fusewire_model::world::Mesh;
 use fusewire_model::yaml::Fault;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) traces: Arc<Traces>,
     /// What DNS says.
     pub(crate) names: Answers,
+    /// The cluster, where there is one to look at.
+    pub(crate) kubernetes: Option<Kubernetes>,
     pub(crate) started: Timestamp,
     /// Becomes true once.
     pub(crate) stopping: watch::Sender<bool>,
@@ -76,8 +80,8 @@ impl Shared {
         replicas: Replicas,
         trust: Trust,
         alerts: Alerts,
-        written: Written,
-        judged: Judged,
+        (written, judged): (Written, Judged),
+        (kubernetes, marks): (Option<Kubernetes>, Arc<Marks>),
         settings: &Settings,
     ) -> Self {
         let now = Timestamp::now();
@@ -88,7 +92,6 @@ impl Shared {
         let in_force = InForce { world: Arc::new(world), trust: trust_now, revision: written.revision };
         let objects = ObjectStore::new(store.clone(), domain);
         let Judged { files, faults, .. } = judged;
-        let marks: Arc<Marks> = Arc::default();
         let home = replicas.name().to_owned();
         Self {
             store,
@@ -106,6 +109,7 @@ impl Shared {
             verdicts: Verdicts::new(marks.clone()),
             traces: Arc::new(Traces::new(settings.trace_memory)),
             names: Answers::open(&settings.data_dir, marks.clone()),
+            kubernetes,
             marks,
             feeds: Arc::default(),
             started: now,
@@ -131,6 +135,11 @@ impl Shared {
         configuration.loaded_at = Timestamp::now();
         *written = Arc::new(new);
         self.marks.mark_all();
+    }
+
+    /// What was written together with what was found of services in the cluster.
+    pub(crate) fn mesh_with(&self, written: &Written) -> Arc<Mesh> {
+        self.kubernetes.as_ref().map_or_else(|| written.mesh.clone(), |kubernetes| kubernetes.merge(&written.mesh))
     }
 
     pub(crate) fn written_now(&self) -> Arc<Written> {

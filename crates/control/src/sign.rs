@@ -1,6 +1,6 @@
 //! The Identity service: who is given a certificate.
 //!
-//! It decides that a join token, or the present certificate, proves what the request asks for. It deliberately signs
+//! It decides that a join token, a Kubernetes service account's token or the present certificate proves what the request asks for. It deliberately signs
 //! before it spends the token, so that a malformed request does not cost a use; the certificate leaves only after the
 //! token was spent in the store. The control plane's own identity is never given away.
 //!
@@ -11,7 +11,9 @@ use crate::shared::{Shared, lock};
 use crate::trust::TrustError;
 use fusewire_api::v1::identity_server::Identity;
 use fusewire_api::v1::{SignRequest, SignResponse};
-use fusewire_identity::{CONTROL_PATH, JoinToken, SignError, Signed, SpiffeId, TokenError, UnixTime};
+use fusewire_identity::TokenError as JoinTokenError;
+use fusewire_identity::{CONTROL_PATH, JoinToken, SignError, Signed, SpiffeId, UnixTime};
+use fusewire_kubernetes::TokenError;
 use std::sync::Arc;
 use std::time::Instant;
 use tonic::{Request, Response, Status};
@@ -38,7 +40,7 @@ impl IdentityService {
             )));
         }
         if request.token.len() > MAX_TOKEN {
-            return Err(token_status(&TokenError::Malformed));
+            return Err(token_status(&JoinTokenError::Malformed));
         }
         if self.shared.trust.is_behind() {
             return Err(Status::unavailable(
@@ -54,11 +56,29 @@ impl IdentityService {
             let signed = self.sign(&request.csr, &id)?;
             return Ok((id, signed));
         }
+        if is_service_account_token(&request.token) {
+            return self.by_account(&request).await;
+        }
         let token = JoinToken::parse(&request.token).map_err(|e| token_status(&e))?;
         let id = token.id().clone();
         self.not_denied(&id)?;
         let signed = self.sign(&request.csr, &id)?;
         self.shared.trust.spend_token(&token, &id).await.map_err(|e| spend_status(&e))?;
+        Ok((id, signed))
+    }
+
+    /// For whom the API server says that the token is, and for nobody else: the request's SPIFFE ID must be that one.
+    async fn by_account(&self, request: &SignRequest) -> Result<(SpiffeId, Signed), Status> {
+        let Some(kubernetes) = &self.shared.kubernetes else {
+            return Err(Status::unauthenticated(
+                "a service account token proves nothing here: start the control plane with --kubernetes, or use a join token",
+            ));
+        };
+        let account = kubernetes.account(&request.token).await.map_err(|error| account_status(&error))?;
+        let id = SpiffeId::of(self.shared.trust.domain(), &account.path());
+        let id = id.map_err(|error| Status::permission_denied(error.to_string()))?;
+        self.not_denied(&id)?;
+        let signed = self.sign(&request.csr, &id)?;
         Ok((id, signed))
     }
 
@@ -91,11 +111,14 @@ impl Identity for IdentityService {
         let Some(peer) = request.extensions().get::<Peer>().cloned() else {
             return Err(Status::internal("the connection has no peer"));
         };
-        let joining = !request.get_ref().token.is_empty();
+        let how = match request.get_ref().token.as_str() {
+            "" => "renewal",
+            token if is_service_account_token(token) => "service account",
+            _ => "join token",
+        };
         match self.decide(&peer, request.into_inner()).await {
             Ok((id, signed)) => {
                 self.shared.trust.counts.count_signed();
-                let how = if joining { "join token" } else { "renewal" };
                 tracing::info!(identity = %id, address = %peer.address, how, not_after = signed.not_after, "certificate signed");
                 let Signed { chain_pem, bundle_pem, not_after } = signed;
                 Ok(Response::new(SignResponse { chain_pem, bundle_pem, not_after }))
@@ -110,15 +133,35 @@ impl Identity for IdentityService {
     }
 }
 
+/// A JSON web token in its compact form (RFC 7519): three parts of base64url. A join token has no dots between such.
+fn is_service_account_token(token: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    token.split('.').count() == 3 && token.split('.').all(part)
+}
+
+fn account_status(error: &TokenError) -> Status {
+    match error {
+        TokenError::Refused(_) => Status::unauthenticated(error.to_string()),
+        TokenError::NoAccount(_) => Status::permission_denied(error.to_string()),
+        TokenError::Unavailable(cause) => {
+            // how the cluster is reached is the operator's matter, not the joiner's
+            tracing::error!(error = %cause, "a service account token cannot be checked");
+            Status::unavailable(
+                "the control plane cannot check the token with the Kubernetes API server now; ask again",
+            )
+        }
+    }
+}
+
 /// `<word>: <why>`: the word is the same as in metrics.
-fn token_status(error: &TokenError) -> Status {
+fn token_status(error: &JoinTokenError) -> Status {
     let message = format!("{}: {error}", error.word());
     match error {
-        TokenError::Malformed | TokenError::Useless => Status::invalid_argument(message),
-        TokenError::Unknown | TokenError::Expired | TokenError::Spent => Status::unauthenticated(message),
-        TokenError::WrongIdentity => Status::permission_denied(message),
-        TokenError::Full => Status::resource_exhausted(message),
-        TokenError::Internal(_) => Status::internal(message),
+        JoinTokenError::Malformed | JoinTokenError::Useless => Status::invalid_argument(message),
+        JoinTokenError::Unknown | JoinTokenError::Expired | JoinTokenError::Spent => Status::unauthenticated(message),
+        JoinTokenError::WrongIdentity => Status::permission_denied(message),
+        JoinTokenError::Full => Status::resource_exhausted(message),
+        JoinTokenError::Internal(_) => Status::internal(message),
     }
 }
 

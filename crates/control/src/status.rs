@@ -96,15 +96,21 @@ fn sources(shared: &Shared) -> Vec<v1::SourceStatus> {
         age_ms: u64::try_from(age.age.as_millis()).unwrap_or(u64::MAX),
         failing: age.failing,
     };
-    shared.names.ages().into_iter().map(status).collect()
+    let in_cluster = shared.kubernetes.as_ref().map(|kubernetes| {
+        let age = kubernetes.age();
+        let age_ms = u64::try_from(age.age.as_millis()).unwrap_or(u64::MAX);
+        v1::SourceStatus { source: "kubernetes".into(), service: String::new(), age_ms, failing: age.failing }
+    });
+    shared.names.ages().into_iter().map(status).chain(in_cluster).collect()
 }
 
 /// Who serves one service, from which source, in which health.
 pub(crate) fn endpoints(shared: &Shared, asked: &v1::EndpointsRequest) -> Result<v1::EndpointsResponse, Status> {
     let name = ServiceName::parse(&asked.service).map_err(|e| Status::invalid_argument(e.to_string()))?;
     let written = shared.written_now();
-    let seen = assembly::seen(shared, &written, &name);
-    let defined = written.mesh.services.contains_key(&name);
+    let mesh = shared.mesh_with(&written);
+    let seen = assembly::seen(shared, &written, &mesh, &name);
+    let defined = mesh.services.contains_key(&name);
     if !defined && seen.is_empty() {
         let known = shared.in_force.borrow().world.clone();
         let near: Vec<&str> = known.services().map(|(name, _)| name.as_str()).take(10).collect();

@@ -1,7 +1,7 @@
 //! The merged view: the instances of a service from all sources together.
 //!
 //! It decides whose word counts where several sources know one instance (by its id, or by its address): what was written,
-//! then what was registered, then what DNS says; that a written instance is offered whatever its check says, and a starting
+//! then what Kubernetes says, what was registered, and what DNS says; that a written instance is offered whatever its check says, and a starting
 //! or denied one is not. It deliberately does no I/O and keeps nothing.
 //!
 //! Invariant: an id is in a view once, and so is an address with its sidecar.
@@ -20,6 +20,7 @@ use std::time::Duration;
 pub(crate) enum Source {
     File,
     Api,
+    Kubernetes,
     Registry,
     Dns,
 }
@@ -29,6 +30,7 @@ impl Source {
         match self {
             Self::File => "file",
             Self::Api => "api",
+            Self::Kubernetes => "kubernetes",
             Self::Registry => "registry",
             Self::Dns => "dns",
         }

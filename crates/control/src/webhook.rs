@@ -14,7 +14,7 @@ use crate::{ControlError, WebhookSettings};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fusewire_identity::{SignError, UnixTime, renewal_at, webhook_config};
-use fusewire_kubernetes::cluster::{self, ClusterError};
+use fusewire_kubernetes::injector::{self, InjectorError};
 use fusewire_kubernetes::{Injected, MAX_REVIEW, Namespace, Review, Settings};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -55,7 +55,7 @@ pub(crate) struct Webhook {
 
 /// Who knows namespaces.
 type Lookup =
-    Arc<dyn Fn(String) -> futures_util::future::BoxFuture<'static, Result<Namespace, ClusterError>> + Send + Sync>;
+    Arc<dyn Fn(String) -> futures_util::future::BoxFuture<'static, Result<Namespace, InjectorError>> + Send + Sync>;
 
 impl Webhook {
     pub(crate) fn new(shared: &Shared, namespace: &str) -> Result<(Self, u64), ControlError> {
@@ -133,14 +133,14 @@ impl Webhook {
     }
 }
 
-async fn found(settings: &WebhookSettings) -> Result<(fusewire_kubernetes::Client, String), ClusterError> {
+async fn found(settings: &WebhookSettings) -> Result<(fusewire_kubernetes::Client, String), InjectorError> {
     let client = cluster::client(None).await?;
     let image = match (&settings.image, &settings.pod) {
         (Some(image), _) => image.clone(),
         (None, Some(pod)) => cluster::image_of(&client, &settings.namespace, pod, "control").await?,
         (None, None) => {
             let cause = "name it with --inject-image, or this pod with --kubernetes-pod".into();
-            return Err(ClusterError::Request { what: "the image of sidecars".into(), cause });
+            return Err(InjectorError::Request { what: "the image of sidecars".into(), cause });
         }
     };
     Ok((client, image))

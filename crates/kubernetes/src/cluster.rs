@@ -1,250 +1,147 @@
-//! Talks to a cluster: the few things that are asked of the Kubernetes API for injection.
+//! The way to the API server, and what can go wrong on it.
 //!
-//! It decides how a cluster is found, as kubectl does, or by the pod's own service account; and in which words a failure is
-//! told. It deliberately caches nothing: who is asked about a pod asks about its namespace as it is now.
+//! It decides how the server is found (in the cluster, or by KUBECONFIG outside), how long a call may take, and which failures
+//! leave it open whether a write happened. It deliberately repeats nothing: who asked knows whether it may be.
 
-use crate::inject::{Namespace, wanted};
-use crate::install::MANAGER;
-use k8s_openapi::api::core::v1;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
-use kube::config::KubeConfigOptions;
-use kube::{Client, Config};
-use serde_json::{Value, json};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use std::time::Duration;
-use tokio::sync::watch;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+/// For one call; watches have their own time.
+pub(crate) const CALL: Duration = Duration::from_secs(5);
+/// Where in a pod its own namespace is written.
+const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
-/// The webhooks that are ours, one object.
-pub const WEBHOOK: &str = "fusewire-injector";
-/// How often it is looked whether they still have our roots.
-const LOOK: Duration = Duration::from_secs(5);
-/// Of one list; the API server gives the rest when asked again.
-const PAGE: u32 = 500;
+/// A handle on a cluster; clones share its connections.
+#[derive(Clone)]
+pub struct Cluster {
+    pub(crate) client: kube::Client,
+    namespace: String,
+}
 
-#[derive(Debug, thiserror::Error)]
+/// Why the API server did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
-    #[error("no cluster is known: {0} (name one with KUBECONFIG or --context, or run it in a pod)")]
+    #[error(
+        "no way to a Kubernetes API server: {0}; run in a pod with a service account, or name a kubeconfig in KUBECONFIG"
+    )]
     Configuration(String),
-    #[error("{what}: {cause}")]
-    Request { what: String, cause: String },
+    /// Nothing was changed, and the same call may succeed later.
+    #[error("the Kubernetes API server does not answer: {0}")]
+    Unavailable(String),
+    /// Whether the write happened is not known.
+    #[error("the Kubernetes API server failed in the middle of a write, which may or may not have happened: {0}")]
+    Uncertain(String),
+    /// Someone else was first, or it is there already.
+    #[error("someone else wrote it in between: {0}")]
+    Conflict(String),
+    #[error("it is not there: {0}")]
+    Absent(String),
+    /// It will be refused again: rights that are missing, an object that is not valid.
+    #[error("the Kubernetes API server refuses: {0}; has the control plane's service account its ClusterRole?")]
+    Refused(String),
 }
 
-impl ClusterError {
-    pub(crate) fn of(what: impl Into<String>, error: &kube::Error) -> Self {
-        let cause = match error {
-            kube::Error::Api(status) => status.message.clone(),
-            other => other.to_string(),
+/// What a failed call did, where that is not known otherwise.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Read,
+    Write,
+}
+
+impl Cluster {
+    /// Finds the API server; does not call it. `namespace`: where the control plane keeps what is its own; default the pod's,
+    /// else [`crate::NAMESPACE`].
+    ///
+    /// # Errors
+    /// [`ClusterError::Configuration`].
+    pub async fn connect(namespace: Option<&str>) -> Result<Self, ClusterError> {
+        Self::over(Config::infer().await.map_err(|error| refused(&error))?, namespace)
+    }
+
+    /// The same by a kubeconfig's text.
+    ///
+    /// # Errors
+    /// [`ClusterError::Configuration`].
+    pub async fn by(kubeconfig: &str, namespace: Option<&str>) -> Result<Self, ClusterError> {
+        let read = Kubeconfig::from_yaml(kubeconfig).map_err(|error| refused(&error))?;
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+        Self::over(config.map_err(|error| refused(&error))?, namespace)
+    }
+
+    fn over(mut config: Config, namespace: Option<&str>) -> Result<Self, ClusterError> {
+        config.connect_timeout = Some(CALL);
+        config.default_retry = false; // a write that is repeated unseen could conflict with itself
+        let own = || std::fs::read_to_string(OWN_NAMESPACE).ok().map(|text| text.trim().to_owned());
+        let namespace = namespace.map(str::to_owned).or_else(own).unwrap_or_else(|| crate::NAMESPACE.into());
+        let client = kube::Client::try_from(config).map_err(|error| refused(&error))?;
+        Ok(Self { client, namespace })
+    }
+
+    /// Where the control plane keeps what is its own.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+fn refused(error: &dyn std::error::Error) -> ClusterError {
+    ClusterError::Configuration(chain(error))
+}
+
+/// At most [`CALL`], and in our words.
+pub(crate) async fn call<T>(kind: Call, asked: impl Future<Output = kube::Result<T>>) -> Result<T, ClusterError> {
+    match tokio::time::timeout(CALL, asked).await {
+        Ok(answer) => answer.map_err(|error| explained(kind, &error)),
+        Err(_) if kind == Call::Write => Err(ClusterError::Uncertain(format!("no answer within {CALL:?}"))),
+        Err(_) => Err(ClusterError::Unavailable(format!("no answer within {CALL:?}"))),
+    }
+}
+
+fn explained(kind: Call, error: &kube::Error) -> ClusterError {
+    if let kube::Error::Api(status) = error {
+        let said = status.message.clone();
+        return match status.code {
+            404 => ClusterError::Absent(said),
+            409 => ClusterError::Conflict(said),
+            // never begun
+            429 => ClusterError::Unavailable(said),
+            500.. if kind == Call::Write => ClusterError::Uncertain(said),
+            500.. => ClusterError::Unavailable(said),
+            _ => ClusterError::Refused(said),
         };
-        Self::Request { what: what.into(), cause }
     }
+    if kind == Call::Write && !never_connected(error) {
+        return ClusterError::Uncertain(chain(error));
+    }
+    ClusterError::Unavailable(chain(error))
 }
 
-/// A client of the cluster that kubectl would use, or that this pod is in. `context`: of the kubeconfig.
-///
-/// # Errors
-/// Where there is neither.
-pub async fn client(context: Option<&str>) -> Result<Client, ClusterError> {
-    let config = match context {
-        Some(context) => {
-            let options = KubeConfigOptions { context: Some(context.into()), ..KubeConfigOptions::default() };
-            Config::from_kubeconfig(&options).await.map_err(|e| ClusterError::Configuration(e.to_string()))?
+fn never_connected(error: &kube::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect()) {
+            return true;
         }
-        None => Config::infer().await.map_err(|e| ClusterError::Configuration(e.to_string()))?,
-    };
-    Client::try_from(config).map_err(|e| ClusterError::Configuration(e.to_string()))
+        next = error.source();
+    }
+    false
 }
 
-/// The namespace as it is now.
-///
-/// # Errors
-/// Where it is not, or the API server does not answer.
-pub async fn namespace(client: &Client, name: &str) -> Result<Namespace, ClusterError> {
-    let found = Api::<v1::Namespace>::all(client.clone()).get_metadata(name).await;
-    let metadata = found.map_err(|e| ClusterError::of(format!("namespace {name}"), &e))?.metadata;
-    let (labels, annotations) = (metadata.labels.unwrap_or_default(), metadata.annotations.unwrap_or_default());
-    Ok(Namespace { name: name.into(), labels, annotations })
-}
-
-/// The image of a pod's container.
-///
-/// # Errors
-/// Where there is no such pod or container.
-pub async fn image_of(client: &Client, namespace: &str, pod: &str, container: &str) -> Result<String, ClusterError> {
-    let what = format!("the image of container {container} of pod {namespace}/{pod}");
-    let found = Api::<v1::Pod>::namespaced(client.clone(), namespace).get(pod).await;
-    let found = found.map_err(|e| ClusterError::of(&what, &e))?;
-    let containers = found.spec.map(|spec| spec.containers).unwrap_or_default();
-    let image = containers.into_iter().find(|c| c.name == container).and_then(|c| c.image);
-    image.ok_or(ClusterError::Request { what, cause: "there is no such container".into() })
-}
-
-/// Keeps the webhooks' `caBundle` equal to `roots` (PEM), for ever: also after somebody made them anew. The API server calls
-/// no webhook whose certificate it cannot verify.
-pub async fn keep_ca_bundle(client: Client, mut roots: watch::Receiver<String>) {
-    let api: Api<DynamicObject> = Api::all_with(client, &webhooks());
-    let mut told = false;
-    loop {
-        let pem = roots.borrow_and_update().clone();
-        match put_ca_bundle(&api, &pem).await {
-            Ok(changed) => {
-                if changed {
-                    tracing::info!(webhook = WEBHOOK, "caBundle is our roots");
-                }
-                told = false;
-            }
-            Err(error) if !told => {
-                tracing::warn!("the webhook's caBundle is not kept, trying again: {error}");
-                told = true;
-            }
-            Err(_) => {}
+/// With its causes, each once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            changed = roots.changed() => if changed.is_err() { return },
-        }
+        next = cause.source();
     }
-}
-
-async fn put_ca_bundle(api: &Api<DynamicObject>, pem: &str) -> Result<bool, ClusterError> {
-    let what = format!("MutatingWebhookConfiguration {WEBHOOK}");
-    let Some(object) = api.get_opt(WEBHOOK).await.map_err(|e| ClusterError::of(&what, &e))? else {
-        let cause = "it is not there: `fusewire install` makes it".into();
-        return Err(ClusterError::Request { what, cause });
-    };
-    let Some(patch) = with_ca_bundle(&object.data["webhooks"], object.metadata.resource_version.as_deref(), pem) else {
-        return Ok(false);
-    };
-    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    api.patch(WEBHOOK, &parameters, &Patch::Merge(&patch)).await.map_err(|e| ClusterError::of(&what, &e))?;
-    Ok(true)
-}
-
-/// The patch that gives every webhook these roots; `None`: they have them. With the version that was read, so that what
-/// somebody else changed meanwhile is not undone.
-fn with_ca_bundle(webhooks: &Value, version: Option<&str>, pem: &str) -> Option<Value> {
-    let wanted = STANDARD.encode(pem);
-    let mut webhooks = webhooks.as_array()?.clone();
-    let mut changed = false;
-    for webhook in &mut webhooks {
-        let client = webhook.get_mut("clientConfig").and_then(Value::as_object_mut)?;
-        changed |= client.insert("caBundle".into(), wanted.clone().into()).as_ref() != Some(&wanted.clone().into());
-    }
-    changed.then(|| json!({"metadata": {"resourceVersion": version}, "webhooks": webhooks}))
-}
-
-fn webhooks() -> ApiResource {
-    let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration");
-    ApiResource::from_gvk(&kind)
-}
-
-/// A pod that should have a sidecar and has none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uninjected {
-    pub namespace: String,
-    pub pod: String,
-    /// Why there is none, or what to do.
-    pub why: String,
-}
-
-/// The running pods of `only`, or of all namespaces, that should have a sidecar by what their namespaces and they say now, and
-/// have none. `own`: where the control plane is.
-///
-/// # Errors
-/// Where the API server does not answer, or does not tell.
-pub async fn uninjected(client: &Client, only: Option<&str>, own: &str) -> Result<Vec<Uninjected>, ClusterError> {
-    let mut found = Vec::new();
-    let names = match only {
-        Some(name) => vec![namespace(client, name).await?],
-        None => all_namespaces(client).await?,
-    };
-    for namespace in names {
-        let pods = Api::<DynamicObject>::namespaced_with(client.clone(), &namespace.name, &pods());
-        let mut page = ListParams::default().limit(PAGE);
-        loop {
-            let listed = pods.list(&page).await;
-            let listed = listed.map_err(|e| ClusterError::of(format!("pods of {}", namespace.name), &e))?;
-            for pod in &listed.items {
-                let value = json!({"metadata": pod.metadata, "spec": pod.data["spec"], "status": pod.data["status"]});
-                found.extend(missing(&value, &namespace, own));
-            }
-            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page = page.continue_token(&token),
-                None => break,
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn pods() -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"))
-}
-
-async fn all_namespaces(client: &Client) -> Result<Vec<Namespace>, ClusterError> {
-    let listed = Api::<v1::Namespace>::all(client.clone()).list_metadata(&ListParams::default()).await;
-    let listed = listed.map_err(|e| ClusterError::of("namespaces", &e))?;
-    let of = |metadata: kube::core::ObjectMeta| Namespace {
-        name: metadata.name.unwrap_or_default(),
-        labels: metadata.labels.unwrap_or_default(),
-        annotations: metadata.annotations.unwrap_or_default(),
-    };
-    Ok(listed.items.into_iter().map(|namespace| of(namespace.metadata)).collect())
-}
-
-fn missing(pod: &Value, namespace: &Namespace, own: &str) -> Option<Uninjected> {
-    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-    if ended || crate::inject::has_sidecar(pod) {
-        return None;
-    }
-    let why = match wanted(pod, namespace, own) {
-        Ok(None) => "it was made before the namespace asked, or while no injector answered: make it anew".to_owned(),
-        Ok(Some(_)) => return None,
-        Err(why) => why,
-    };
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    Some(Uninjected { namespace: namespace.name.clone(), pod: name, why })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_webhook_gets_the_roots_once_and_keeps_what_else_it_has() {
-        let before = json!([
-            {"name": "a", "clientConfig": {"service": {"name": "s"}}, "newField": 1},
-            {"name": "b", "clientConfig": {"caBundle": STANDARD.encode("old")}}
-        ]);
-        let patch = with_ca_bundle(&before, Some("7"), "new").unwrap();
-        assert_eq!(patch["metadata"]["resourceVersion"], "7");
-        assert_eq!(
-            (&patch["webhooks"][0]["newField"], &patch["webhooks"][0]["clientConfig"]["service"]["name"]),
-            (&json!(1), &json!("s"))
-        );
-        for n in 0..2 {
-            assert_eq!(patch["webhooks"][n]["clientConfig"]["caBundle"], STANDARD.encode("new"));
-        }
-        assert_eq!(with_ca_bundle(&patch["webhooks"], Some("8"), "new"), None);
-        assert_eq!(with_ca_bundle(&json!(null), None, "new"), None);
-    }
-
-    #[test]
-    fn a_running_pod_that_should_have_a_sidecar_and_has_none_is_named() {
-        let labels = [("fusewire.io/inject".to_owned(), "enabled".to_owned())].into();
-        let shop = Namespace { name: "shop".into(), labels, ..Namespace::default() };
-        let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "web"}]}});
-        assert_eq!(missing(&pod, &shop, "fusewire-system").unwrap().pod, "web");
-        let mut ended = pod.clone();
-        ended["status"]["phase"] = "Succeeded".into();
-        let mut out = pod.clone();
-        out["metadata"]["labels"]["fusewire.io/inject"] = "disabled".into();
-        let settings = crate::Settings::new("fusewire:test", "fusewire-system", "cluster.local");
-        let crate::Injected::Pod { pod: injected, .. } = crate::inject(&pod, &shop, &settings) else { panic!() };
-        for fine in [ended, out, injected] {
-            assert_eq!(missing(&fine, &shop, "fusewire-system"), None);
-        }
-        assert_eq!(missing(&pod, &Namespace::default(), "fusewire-system"), None);
-    }
+    text
 }

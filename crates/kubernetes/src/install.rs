@@ -7,7 +7,7 @@
 
 mod render;
 
-use crate::cluster::{ClusterError, WEBHOOK};
+use crate::injector::{InjectorError, WEBHOOK};
 use crate::inject::TRUST;
 use k8s_openapi::api::core::v1;
 use kube::Client;
@@ -65,12 +65,12 @@ fn rename(value: &mut Value, namespace: &str) {
 ///
 /// # Errors
 /// The first object that is refused.
-pub async fn apply(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), ClusterError> {
+pub async fn apply(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), InjectorError> {
     let parameters = PatchParams::apply(MANAGER).force();
     for document in documents {
         let (what, name) = (title(document), document["metadata"]["name"].as_str().unwrap_or_default());
         let applied = api(client, document).patch(name, &parameters, &Patch::Apply(document)).await;
-        applied.map_err(|e| ClusterError::of(&what, &e))?;
+        applied.map_err(|e| InjectorError::of(&what, &e))?;
         done(&what);
     }
     Ok(())
@@ -81,7 +81,7 @@ pub async fn apply(client: &Client, documents: &[Value], mut done: impl FnMut(&s
 ///
 /// # Errors
 /// The first object that cannot be taken out; what is not there is no error.
-pub async fn delete(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), ClusterError> {
+pub async fn delete(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), InjectorError> {
     let webhook = |document: &&Value| document["metadata"]["name"] == WEBHOOK && document["kind"] != "Service";
     let stays = |document: &&Value| document["kind"] == "CustomResourceDefinition";
     let first = documents.iter().filter(webhook);
@@ -91,7 +91,7 @@ pub async fn delete(client: &Client, documents: &[Value], mut done: impl FnMut(&
         remove(&api(client, document), name, &what).await?.then(|| done(&what));
     }
     let namespaces = Api::<v1::Namespace>::all(client.clone()).list_metadata(&ListParams::default()).await;
-    for namespace in namespaces.map_err(|e| ClusterError::of("namespaces", &e))?.items {
+    for namespace in namespaces.map_err(|e| InjectorError::of("namespaces", &e))?.items {
         let name = namespace.metadata.name.unwrap_or_default();
         let what = format!("ConfigMap {name}/{TRUST}");
         let maps = Api::<v1::ConfigMap>::namespaced(client.clone(), &name);
@@ -101,7 +101,7 @@ pub async fn delete(client: &Client, documents: &[Value], mut done: impl FnMut(&
 }
 
 /// Whether it was there.
-async fn remove<K>(api: &Api<K>, name: &str, what: &str) -> Result<bool, ClusterError>
+async fn remove<K>(api: &Api<K>, name: &str, what: &str) -> Result<bool, InjectorError>
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
@@ -109,7 +109,7 @@ where
         Ok(_) => Ok(true),
         // also a kind that this cluster does not have
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(ClusterError::of(what, &error)),
+        Err(error) => Err(InjectorError::of(what, &error)),
     }
 }
 

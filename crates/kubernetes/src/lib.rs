@@ -1,24 +1,48 @@
-//! Kubernetes: what is put beside an application there, and what is installed.
+//! Kubernetes: what is put beside an application there, what is installed, and what the control plane finds, keeps and writes.
 //!
 //! It decides what an injected pod looks like ([`inject()`]), for the admission webhook ([`Review`]) and for files
-//! ([`inject_manifests`]) alike; what `fusewire install` puts into a cluster ([`install`]); and which pods should have a
-//! sidecar and have none ([`cluster::uninjected`]). It deliberately serves nothing and decides nothing about traffic: the
-//! control plane listens, and the sidecar carries.
+//! ([`inject_manifests`]) alike; what `fusewire install` puts into a cluster ([`install`]); which pods should have a sidecar
+//! and have none ([`injector::uninjected`]); how Services, EndpointSlices and Pods become services and instances of the mesh
+//! ([`translate`], [`Discovery`]); whom a service account's token proves ([`review_token`]); which replica writes where only
+//! one may ([`Leader`]); and how a Secret is changed by one of several at a time ([`Document`]). It deliberately serves nothing,
+//! and holds no Kubernetes object: each is reduced to the few fields that are used as it is read, so that memory follows what is
+//! used. What rights all this needs, and why, is in `deploy/kubernetes/base/rbac.yaml`.
 //!
-//! Invariant: only [`cluster`] and [`install`] talk to a cluster; everything else is a function of its arguments.
+//! Invariant: what was last known stays in force while the API server is away, and its age is known.
 
-pub mod cluster;
+mod bundle;
+mod cluster;
+mod discovery;
+mod document;
+mod facts;
+mod follow;
+mod index;
 pub mod inject;
+pub mod injector;
 pub mod install;
+mod leader;
 mod manifests;
 mod patch;
+mod presence;
+mod protocol;
 mod review;
+mod token;
+mod translate;
 pub mod yaml;
 
+pub use bundle::{BUNDLE, BUNDLE_KEY, publish_bundle};
+pub use cluster::{Cluster, ClusterError};
+pub use discovery::{Age, Discovery};
+pub use document::{Document, Version};
+pub use facts::{INJECTED, OPAQUE_PORTS, PLAIN};
 pub use inject::{Injected, Namespace, Settings, inject};
 pub use kube::Client;
+pub use leader::{Leader, LeaderTiming};
 pub use manifests::{Injection, inject_manifests, uninject_manifests};
+pub use presence::{Beat, Presences};
 pub use review::{MAX_REVIEW, Review, ReviewError};
+pub use token::{AUDIENCE, Account, TokenError, review_token};
+pub use translate::{Endpoint, SIDECAR_PORT, Setting, Standing, Translated, translate};
 
 /// The prefix of every annotation and label of ours.
 pub const PREFIX: &str = "fusewire.io/";

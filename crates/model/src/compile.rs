@@ -11,7 +11,7 @@ use crate::name::{PolicyName, ServiceName};
 use crate::node::Node;
 use crate::policy::Fallback;
 use crate::resource::{Answer, Inbound, Key, Kind, Resource, Subscription};
-use crate::route::RouteTable;
+use crate::route::{Authority, RouteTable};
 use crate::world::{Ports, World, merge_port};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Compiled {
 
 /// The closure of `wanted` for `node` in `world`.
 pub fn compile(world: &World, node: &Node, wanted: &[Subscription]) -> Compiled {
-    let mut closure = Closure { world, resources: BTreeMap::new() };
+    let mut closure = Closure { world, node, resources: BTreeMap::new() };
     let answers = wanted.iter().map(|subscription| (subscription.clone(), closure.answer(subscription))).collect();
     let inbound = inbound(world, node);
     for policy in inbound.ports.iter().filter_map(|port| port.policy.as_ref()) {
@@ -39,6 +39,7 @@ pub fn compile(world: &World, node: &Node, wanted: &[Subscription]) -> Compiled 
 
 struct Closure<'a> {
     world: &'a World,
+    node: &'a Node,
     resources: BTreeMap<Key, Resource>,
 }
 
@@ -48,11 +49,15 @@ impl Closure<'_> {
             Subscription::Service(name) => self.service(name),
             Subscription::Address(address) => {
                 let world = self.world;
-                world.service_at(*address).and_then(|name| self.service(name))
+                match world.route_at(*address) {
+                    Some(table) => Some(self.route(table)),
+                    None => world.service_at(*address).and_then(|name| self.service(name)),
+                }
             }
             Subscription::Authority(authority) => {
                 let world = self.world;
-                world.route(authority).map(|table| self.route(table))
+                let here = || world.route(&in_namespace(self.node, authority)?);
+                world.route(authority).or_else(here).map(|table| self.route(table))
             }
         };
         found.map_or(Answer::NotFound, Answer::Found)
@@ -112,6 +117,17 @@ impl Closure<'_> {
             }
         }
     }
+}
+
+/// What a name without dots means to a workload of a Kubernetes namespace, whose identity is `ns/NAMESPACE/sa/ACCOUNT`.
+fn in_namespace(node: &Node, authority: &Authority) -> Option<Authority> {
+    let host = authority.host();
+    let namespace = match *node.workload.path().split('/').collect::<Vec<_>>() {
+        ["ns", namespace, "sa", _] if !host.contains(['.', ':', '[']) => namespace,
+        _ => return None,
+    };
+    let port = authority.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Authority::parse(&format!("{host}.{namespace}{port}"))
 }
 
 /// What the node's own sidecar lets in. A workload that serves nothing is given a map without ports, which lets nobody

@@ -60,7 +60,7 @@ pub struct Policy {
     /// At most [`MAX_CHAIN`]. Default none.
     pub fallback: Vec<Fallback>,
     pub timeout: Timeouts,
-    pub plain: Plain,
+    pub plain: PlainRules,
     /// `breaker.instance.probe`: what tests an open circuit. Default `request`.
     pub probe: Probe,
     /// `trace.sample`: which share of the traces that begin here is recorded. Default 1 %.
@@ -135,13 +135,46 @@ impl Default for Timeouts {
     }
 }
 
-/// Whether an instance that has no identity may be talked to in clear; and, where connections to the application are intercepted,
-/// whether callers that have none are let in, to services that do not name theirs (`allow`). Default: deny.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// Whether somebody without an identity is spoken to in clear. The stricter goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Plain {
     #[default]
     Deny,
     Allow,
+}
+
+/// `plain: allow`, or `plain: {callers: deny, instances: allow}`. What is not written is as the service has it
+/// ([`crate::service::Service::plain`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PlainRules {
+    /// Where connections to the application are intercepted: whether callers without an identity are let in, to services that
+    /// do not name theirs (`allow`).
+    pub callers: Option<Plain>,
+    /// Whether an instance that has no identity may be talked to in clear.
+    pub instances: Option<Plain>,
+}
+
+impl PlainRules {
+    /// The same for both.
+    pub fn both(plain: Plain) -> Self {
+        Self { callers: Some(plain), instances: Some(plain) }
+    }
+
+    pub fn callers(&self, service: PlainDefaults) -> Plain {
+        self.callers.unwrap_or(service.callers)
+    }
+
+    pub fn instances(&self, service: PlainDefaults) -> Plain {
+        self.instances.unwrap_or(service.instances)
+    }
+}
+
+/// What applies to a service where its policy does not say: deny both, but for services that are found in Kubernetes, whose
+/// instances need not be in the mesh yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PlainDefaults {
+    pub callers: Plain,
+    pub instances: Plain,
 }
 
 impl Policy {
@@ -161,7 +194,7 @@ impl Policy {
             retry: Retry::default(),
             fallback: Vec::new(),
             timeout: Timeouts::default(),
-            plain: Plain::Deny,
+            plain: PlainRules::default(),
             probe: Probe::Request,
             sample: Ratio::DEFAULT,
         }

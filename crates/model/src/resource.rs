@@ -2,7 +2,7 @@
 
 use crate::health::HealthCheck;
 use crate::name::{PolicyName, ServiceName, SpiffeId};
-use crate::policy::Policy;
+use crate::policy::{Plain, PlainDefaults, Policy};
 use crate::route::{Authority, RouteTable};
 use crate::service::{Allow, Instance, Override, Protocol};
 use std::collections::BTreeMap;
@@ -65,6 +65,8 @@ pub struct ServiceSettings {
     pub subsets: Vec<Subset>,
     /// For callers that test an open circuit by it.
     pub health: Option<HealthCheck>,
+    /// Where its policy does not say.
+    pub plain: PlainDefaults,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -107,6 +109,8 @@ pub struct InboundPort {
     pub instance: Option<String>,
     /// The service's, for what is bounded in front of the application. `None`: built-in defaults.
     pub policy: Option<PolicyName>,
+    /// Whether callers without identity are let in, where the policy does not say.
+    pub plain: Plain,
 }
 
 /// What a sidecar asks for.
@@ -120,7 +124,7 @@ pub enum Subscription {
 /// What a subscription turned out to mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The key of the route (authority) or service (service, address) that it names.
+    /// The key of the route (authority, virtual address) or service (service, instance's address) that it names.
     Found(Key),
     NotFound,
 }

@@ -2,6 +2,8 @@
 
 use crate::health::HealthCheck;
 use crate::name::{PolicyName, ServiceName, SpiffeId};
+use crate::policy::PlainDefaults;
+use crate::route::Authority;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,6 +21,33 @@ pub struct Service {
     /// `dns`: where more instances are found. Default: nowhere.
     pub dns: Option<Dns>,
     pub instances: Vec<Instance>,
+    /// `authorities`: what callers may call it besides its name, each with its port or for every port. A route for one of them
+    /// is for all of them that have none of their own. Default none; with any, its name without one of their ports is no longer
+    /// for every port.
+    pub authorities: Vec<Authority>,
+    /// `addresses`: virtual addresses, such as a cluster IP: what connects there means this service, and takes its routes.
+    pub addresses: Vec<SocketAddr>,
+    /// Never written, always found.
+    pub plain: PlainDefaults,
+}
+
+impl Service {
+    /// With every default.
+    pub fn new(name: ServiceName, identity: SpiffeId) -> Self {
+        Self {
+            name,
+            protocol: Protocol::default(),
+            policy: None,
+            identity,
+            allow: Allow::default(),
+            health: None,
+            dns: None,
+            instances: Vec::new(),
+            authorities: Vec::new(),
+            addresses: Vec::new(),
+            plain: PlainDefaults::default(),
+        }
+    }
 }
 
 /// Instances found by DNS. Plain: a name proves no identity, so they are called in clear, where the policy allows it.

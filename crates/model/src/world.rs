@@ -80,6 +80,7 @@ pub struct World {
     policies: Arc<BTreeMap<PolicyName, Arc<Policy>>>,
     /// An address in two services is the first one's, by name.
     addresses: Arc<BTreeSet<(SocketAddr, ServiceName)>>,
+    names: Arc<fold::Names>,
     targets: Arc<fold::Targets>,
     inbound: Arc<BTreeMap<SpiffeId, Arc<Workload>>>,
 }
@@ -161,6 +162,7 @@ impl World {
             routes: Arc::new(fold::routes(&mesh.routes)),
             policies: Arc::new(policies),
             addresses: Arc::default(),
+            names: Arc::new(fold::Names::of(&mesh)),
             targets: Arc::new(fold::Targets::of(&mesh)),
             inbound: Arc::default(),
             mesh,
@@ -236,13 +238,33 @@ impl World {
         let after = self.addresses.range((address, ServiceName::least())..).next();
         after.filter(|(at, _)| *at == address).map(|(_, name)| name)
     }
-    /// The table for `host:port`, else for `host`, else the implicit one of the service that `host` names.
+    /// The table for `host:port`, else that of the service that is called so, else the table for `host`, else the implicit one
+    /// of the service that `host` names.
     pub fn route(&self, authority: &Authority) -> Option<&Arc<RouteTable>> {
-        let host = authority.without_port();
-        self.routes.get(authority).or_else(|| self.routes.get(&host)).or_else(|| {
-            let name = ServiceName::parse(host.as_str()).ok()?;
-            Some(&self.services.get(&name)?.implicit_route)
+        let called = || self.route_to(self.names.authorities.get(authority)?);
+        self.routes.get(authority).or_else(called).or_else(|| {
+            let host = authority.without_port();
+            self.routes.get(&host).or_else(|| {
+                let name = ServiceName::parse(host.as_str()).ok()?;
+                // one that lists its authorities has them with each of its ports
+                let listed = authority.port().is_some() && self.names.authorities.contains_key(&host);
+                (!listed).then_some(&self.services.get(&name)?.implicit_route)
+            })
         })
+    }
+    /// What a connection to a virtual address means: the routes of the service that has it.
+    pub fn route_at(&self, address: SocketAddr) -> Option<&Arc<RouteTable>> {
+        self.route_to(self.names.addresses.get(&address)?)
+    }
+    /// The table of the first of its authorities that has one, else the implicit one.
+    fn route_to(&self, name: &ServiceName) -> Option<&Arc<RouteTable>> {
+        let written = || self.mesh.services.get(name)?.authorities.iter().find_map(|a| self.routes.get(a));
+        if !self.routes.is_empty()
+            && let Some(table) = written()
+        {
+            return Some(table);
+        }
+        self.services.get(name).map(|parts| &parts.implicit_route)
     }
     pub(crate) fn workload(&self, identity: &SpiffeId) -> Option<&Arc<Workload>> {
         self.inbound.get(identity)
@@ -257,7 +279,7 @@ impl World {
         for service in self.mesh.services.values() {
             let ServiceParts { settings, endpoints, overrides, allow, .. } =
                 fold::service(&self.targets, service, None);
-            let written = (&service.identity, allow, &service.dns);
+            let written = (&service.identity, allow, &service.dns, &service.authorities, &service.addresses);
             let _ = writeln!(hasher, "{settings:?} {endpoints:?} {overrides:?} {written:?}");
         }
         let mut version = String::with_capacity(32);

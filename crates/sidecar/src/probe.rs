@@ -74,7 +74,7 @@ async fn outcome(
     instance: &Arc<Instance>,
 ) -> Result<Outcome, Fault> {
     let from_sidecar = instance.key.sidecar.is_some();
-    if !from_sidecar && upstream.policy.plain != Plain::Allow {
+    if !from_sidecar && upstream.policy.plain.instances(upstream.plain) != Plain::Allow {
         return Err(Fault::PlainDenied);
     }
     let elsewhere = check.port.is_some_and(|port| port != instance.key.address.port());

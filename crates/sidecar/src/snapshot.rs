@@ -116,7 +116,7 @@ pub(crate) struct Target {
 impl Target {
     /// An application is always spoken to in clear by its own sidecar; others only where the policy says so.
     pub(crate) fn allows_plain(&self, direction: Direction) -> bool {
-        direction == Direction::Inbound || self.policy.plain == Plain::Allow
+        direction == Direction::Inbound || self.policy.plain.instances(self.upstream.plain) == Plain::Allow
     }
     pub(crate) fn service(upstream: &Arc<Upstream>, others: Others) -> Self {
         let (upstream, policy) = (upstream.clone(), upstream.policy.clone());

@@ -13,6 +13,7 @@ pub mod etcd;
 pub mod faulty;
 pub mod h2c;
 pub mod h2raw;
+pub mod kube;
 pub mod load;
 pub mod mesh;
 pub mod netns;
@@ -22,6 +23,7 @@ pub mod raw;
 
 pub use etcd::Etcd;
 pub use faulty::{Faulty, Reply};
+pub use kube::KubeApi;
 pub use mesh::Mesh;
 pub use pair::Pair;
 pub use process::{Process, eventually, free_port};

@@ -3,6 +3,7 @@
 use super::{At, Fault, each, policy_name, service_name};
 use crate::v1;
 use fusewire_model::health::{CheckKind, HealthCheck};
+use fusewire_model::policy::{Plain, PlainDefaults};
 use fusewire_model::resource::{Endpoints, Inbound, InboundPort, Overrides, ServiceSettings, Subset, Trust};
 use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol, Sidecar};
 use fusewire_model::{ServiceName, SpiffeId, TrustDomain};
@@ -68,7 +69,12 @@ pub(super) fn service(name: &str, service: v1::Service) -> Result<ServiceSetting
         policy: policy_name(&service.policy)?,
         subsets: each(service.subsets, "subsets", MAX_SUBSETS, subset)?,
         health: service.health.map(health_check).transpose().at("health")?,
+        plain: PlainDefaults { callers: plain(service.plain_callers), instances: plain(service.plain_instances) },
     })
+}
+
+pub(super) fn plain(allowed: bool) -> Plain {
+    if allowed { Plain::Allow } else { Plain::Deny }
 }
 
 fn labels(list: Vec<v1::Label>) -> Result<BTreeMap<String, String>, Fault> {
@@ -186,6 +192,7 @@ fn inbound_port(wire: v1::InboundPort) -> Result<InboundPort, Fault> {
         health: wire.health.map(health_check).transpose().at("health")?,
         instance: optional_text(wire.instance).at("instance")?,
         policy: policy_name(&wire.policy)?,
+        plain: plain(wire.plain_callers),
     })
 }
 

@@ -6,8 +6,8 @@ use crate::to_wire::CAUSES;
 use crate::v1;
 use fusewire_model::PolicyName;
 use fusewire_model::policy::{
-    Algorithm, Balancing, Concurrency, Fallback, InboundLimits, Limits, MAX_BODY, MAX_CHAIN, MAX_FIELDS, Plain, Policy,
-    Probe, RateLimit, Ratio, RequestKey, Retry, Scope, StaticAnswer, Subsetting, Timeouts, Zoning,
+    Algorithm, Balancing, Concurrency, Fallback, InboundLimits, Limits, MAX_BODY, MAX_CHAIN, MAX_FIELDS, Plain,
+    PlainRules, Policy, Probe, RateLimit, Ratio, RequestKey, Retry, Scope, StaticAnswer, Subsetting, Timeouts, Zoning,
 };
 use fusewire_resilience::bulkhead::BulkheadConfig;
 use fusewire_resilience::limit::{AimdConfig, Gradient2Config, GuardConfig};
@@ -48,10 +48,18 @@ pub(super) fn policy(name: &str, policy: v1::Policy) -> Result<Policy, Fault> {
             request: optional(policy.request_timeout_ms, "request_timeout_ms")?,
             idle: optional(policy.idle_timeout_ms, "idle_timeout_ms")?,
         },
-        plain: if policy.plain { Plain::Allow } else { Plain::Deny },
+        plain: PlainRules {
+            callers: said_plain(policy.plain_callers, policy.plain),
+            instances: said_plain(policy.plain_instances, policy.plain),
+        },
         probe: if policy.probe_by_check { Probe::Check } else { Probe::Request },
         sample: sample(policy.trace_sample_millionths).at("trace_sample_millionths")?,
     })
+}
+
+/// `both`: all that builds before the two were apart say.
+fn said_plain(said: Option<bool>, both: bool) -> Option<Plain> {
+    said.or(both.then_some(true)).map(super::parts::plain)
 }
 
 fn optional(ms: Option<u64>, step: &str) -> Result<Option<Duration>, Fault> {

@@ -3,8 +3,8 @@
 use super::millis;
 use crate::v1;
 use fusewire_model::policy::{
-    Algorithm, Balancing, Concurrency, Fallback, Limits, Plain, Policy, Probe, RateLimit, RequestKey, Retry, Scope,
-    Subsetting, Zoning,
+    Algorithm, Balancing, Concurrency, Fallback, Limits, Plain, PlainRules, Policy, Probe, RateLimit, RequestKey,
+    Retry, Scope, Subsetting, Zoning,
 };
 use fusewire_resilience::retry::{BudgetConfig, On, Repeat};
 use fusewire_resilience::throttle::Priority;
@@ -17,7 +17,9 @@ pub(super) fn policy(policy: &Policy) -> v1::Policy {
         connect_timeout_ms: millis(policy.timeout.connect),
         request_timeout_ms: policy.timeout.request.map(millis),
         idle_timeout_ms: policy.timeout.idle.map(millis),
-        plain: policy.plain == Plain::Allow,
+        plain: policy.plain == PlainRules::both(Plain::Allow),
+        plain_callers: policy.plain.callers.map(|plain| plain == Plain::Allow),
+        plain_instances: policy.plain.instances.map(|plain| plain == Plain::Allow),
         probe_by_check: policy.probe == Probe::Check,
         trace_sample_millionths: Some(policy.sample.millionths()),
         classify: Some(classify(&policy.classify)),

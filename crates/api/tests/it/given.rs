@@ -3,6 +3,7 @@
 mod policy;
 
 use fusewire_model::health::{CheckKind, HealthCheck};
+use fusewire_model::policy::{Plain, PlainDefaults};
 use fusewire_model::resource::{
     Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Subset, Trust,
 };
@@ -75,11 +76,16 @@ fn trust() -> impl Strategy<Value = Resource> {
 
 fn service() -> impl Strategy<Value = Resource> {
     let subset = (labels(), policy_name()).prop_map(|(labels, policy)| Subset { labels, policy });
-    (service_name(), protocol(), option::of(policy_name()), vec(subset, 0..3), health()).prop_map(
-        |(name, protocol, policy, subsets, health)| {
-            Resource::Service(ServiceSettings { name, protocol, policy, subsets, health }.into())
+    let defaults = (plain(), plain()).prop_map(|(callers, instances)| PlainDefaults { callers, instances });
+    (service_name(), protocol(), option::of(policy_name()), vec(subset, 0..3), health(), defaults).prop_map(
+        |(name, protocol, policy, subsets, health, plain)| {
+            Resource::Service(ServiceSettings { name, protocol, policy, subsets, health, plain }.into())
         },
     )
+}
+
+pub(super) fn plain() -> impl Strategy<Value = Plain> {
+    any::<bool>().prop_map(|allowed| if allowed { Plain::Allow } else { Plain::Deny })
 }
 
 fn instance() -> impl Strategy<Value = Instance> {
@@ -126,12 +132,13 @@ fn inbound() -> impl Strategy<Value = Resource> {
     let allow = prop_oneof![Just(Allow::Mesh), vec(spiffe_id(), 0..3).prop_map(Allow::Only)];
     let ports = btree_map(
         1..=u16::MAX,
-        (service_name(), protocol(), allow, health(), option::of("[a-z0-9-]{1,9}"), option::of(policy_name())),
+        (service_name(), protocol(), allow, health(), option::of("[a-z0-9-]{1,9}"), option::of(policy_name()), plain()),
         0..4,
     );
     (spiffe_id(), ports).prop_map(|(workload, ports)| {
-        let port = |(port, (service, protocol, allow, health, instance, policy))| InboundPort {
+        let port = |(port, (service, protocol, allow, health, instance, policy, plain))| InboundPort {
             policy,
+            plain,
             port,
             service,
             protocol,

@@ -1,9 +1,9 @@
-//! What a control plane must not forget, kept in one of two engines behind one set of calls.
+//! What a control plane must not forget, kept in one of three engines behind one set of calls.
 //!
-//! It decides what both engines promise alike: entries with the revision that last wrote them, changes that happen whole
+//! It decides what the engines promise alike: entries with the revision that last wrote them, changes that happen whole
 //! or not at all and only if what they expect still holds, lists that are one moment, watches that never lose silently.
-//! By default that is a file of this process (`embedded`); with replicas it is etcd (`etcd`), an engine that exists,
-//! instead of a consensus protocol of ours. It deliberately does not know what the values mean, and never splits a change.
+//! By default that is a file of this process (`embedded`); with replicas it is etcd (`etcd`) or a Secret in Kubernetes
+//! (`kubernetes`), engines that exist, instead of a consensus protocol of ours. It deliberately does not know what the values mean, and never splits a change.
 //!
 //! Invariants: what [`Store::commit`] has answered `Ok` for survives any kill; revisions only grow, but not one by one
 //! (etcd counts the writes of its other users too); keys and values appear in no error and no `Debug` but for the key
@@ -13,6 +13,7 @@ mod change;
 mod embedded;
 mod error;
 mod etcd;
+mod kubernetes;
 mod presence;
 mod settings;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) use watch::{Event, Watch};
 use bytes::Bytes;
 use embedded::Embedded;
 use etcd::Etcd;
+use kubernetes::Kubernetes;
 use std::time::Duration;
 
 /// A handle on the store; clones share it. It is closed when the last one is gone.
@@ -35,10 +37,11 @@ use std::time::Duration;
 pub(crate) enum Store {
     Embedded(Embedded),
     Etcd(Etcd),
+    Kubernetes(Kubernetes),
 }
 
 impl Store {
-    /// Opens the file, creating it where there is none, or finds etcd and proves that it answers.
+    /// Opens the file, creating it where there is none, or finds etcd or the API server and proves that it answers.
     ///
     /// # Errors
     /// Anything that [`StoreError`] names but a conflict. A damaged file is left as it is.
@@ -46,6 +49,7 @@ impl Store {
         match settings {
             StoreSettings::Embedded(path) => Ok(Self::Embedded(Embedded::open(path).await?)),
             StoreSettings::Etcd(settings) => Ok(Self::Etcd(Etcd::open(settings).await?)),
+            StoreSettings::Kubernetes(settings) => Ok(Self::Kubernetes(Kubernetes::open(settings).await?)),
         }
     }
 
@@ -53,12 +57,13 @@ impl Store {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Etcd(_) => "etcd",
+            Self::Kubernetes(_) => "kubernetes",
         }
     }
 
     /// Whether other control planes may be reading and writing the same entries.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Self::Etcd(_))
+        !matches!(self, Self::Embedded(_))
     }
 
     /// What one change may hold.
@@ -66,6 +71,7 @@ impl Store {
         match self {
             Self::Embedded(_) => embedded::LIMITS,
             Self::Etcd(_) => etcd::LIMITS,
+            Self::Kubernetes(_) => kubernetes::LIMITS,
         }
     }
 
@@ -74,6 +80,7 @@ impl Store {
         match self {
             Self::Embedded(store) => store.get(key).await,
             Self::Etcd(store) => store.get(key).await,
+            Self::Kubernetes(store) => store.get(key).await,
         }
     }
 
@@ -82,6 +89,7 @@ impl Store {
         match self {
             Self::Embedded(store) => store.list(prefix).await,
             Self::Etcd(store) => store.list(prefix).await,
+            Self::Kubernetes(store) => store.list(prefix).await,
         }
     }
 
@@ -100,6 +108,7 @@ impl Store {
         match self {
             Self::Embedded(store) => store.commit(change).await,
             Self::Etcd(store) => store.commit(change).await,
+            Self::Kubernetes(store) => store.commit(change).await,
         }
     }
 
@@ -112,11 +121,13 @@ impl Store {
         match self {
             Self::Embedded(store) => store.watch(prefix),
             Self::Etcd(store) => store.watch(prefix),
+            Self::Kubernetes(store) => store.watch(prefix),
         }
     }
 
-    /// Puts an entry that is gone when this process is: in etcd `ttl` after it died (at least two seconds), in the file
-    /// at the next start. While the process lives it is put back after etcd was away for longer than `ttl`.
+    /// Puts an entry that is gone when this process is: in etcd `ttl` after it died (at least two seconds), in Kubernetes a
+    /// little later, in the file at the next start. While the process lives it is put back after the store was away for
+    /// longer than `ttl`.
     ///
     /// # Errors
     /// Where it could not be put the first time.
@@ -126,6 +137,7 @@ impl Store {
         match self {
             Self::Embedded(store) => store.put_while_alive(key, change).await,
             Self::Etcd(store) => store.put_while_alive(change, ttl).await,
+            Self::Kubernetes(store) => store.put_while_alive(key, change, ttl).await,
         }
     }
 
@@ -134,6 +146,7 @@ impl Store {
         match self {
             Self::Embedded(store) => store.healthy().await,
             Self::Etcd(store) => store.healthy().await,
+            Self::Kubernetes(store) => store.healthy().await,
         }
     }
 }

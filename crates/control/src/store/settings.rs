@@ -1,5 +1,6 @@
 //! Which engine keeps the store, and how it is reached.
 
+use crate::kubernetes::KubernetesSettings;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -10,6 +11,8 @@ pub enum StoreSettings {
     Embedded(PathBuf),
     /// In etcd, shared by replicas.
     Etcd(EtcdSettings),
+    /// In a Secret of the cluster, shared by replicas.
+    Kubernetes(KubernetesSettings),
 }
 
 /// How etcd (3.4 or newer) is reached.

@@ -10,7 +10,7 @@
 use super::{Change, Entry};
 use crate::shared::lock;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -54,7 +54,7 @@ impl Event {
 #[derive(Debug)]
 pub(crate) struct Watch {
     queue: Arc<Queue>,
-    /// Ended with the watch; the embedded engine needs none.
+    /// Ended with the watch; an engine with [`Watchers`] needs none.
     task: Option<AbortHandle>,
 }
 
@@ -82,6 +82,34 @@ impl Drop for Watch {
         if let Some(task) = &self.task {
             task.abort();
         }
+    }
+}
+
+/// Those who watch one engine that has a single source of news, each with its prefix.
+#[derive(Debug, Default)]
+pub(super) struct Watchers(Mutex<Vec<(String, Weak<Queue>)>>);
+
+impl Watchers {
+    /// Told to list first of all.
+    pub(super) fn add(&self, prefix: &str) -> Arc<Queue> {
+        let queue = Arc::new(Queue::default());
+        queue.resync();
+        let mut watchers = lock(&self.0);
+        watchers.retain(|(_, queue)| queue.strong_count() > 0);
+        watchers.push((prefix.to_owned(), Arc::downgrade(&queue)));
+        queue
+    }
+
+    /// `events`: those below a prefix.
+    pub(super) fn tell<E: IntoIterator<Item = Event>>(&self, events: impl Fn(&str) -> E) {
+        for (prefix, queue) in lock(&self.0).iter() {
+            let Some(queue) = queue.upgrade() else { continue };
+            events(prefix).into_iter().for_each(|event| queue.push(event));
+        }
+    }
+
+    pub(super) fn resync(&self) {
+        lock(&self.0).iter().filter_map(|(_, queue)| queue.upgrade()).for_each(|queue| queue.resync());
     }
 }
 

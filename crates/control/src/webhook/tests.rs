@@ -29,7 +29,7 @@ async fn served() -> Served {
     let lookup: Lookup = Arc::new(|name| {
         Box::pin(async move {
             if name != "shop" {
-                return Err(ClusterError::Request { what: name, cause: "no answer".into() });
+                return Err(InjectorError::Request { what: name, cause: "no answer".into() });
             }
             let labels = [("fusewire.io/inject".to_owned(), "enabled".to_owned())].into();
             Ok(Namespace { name, labels, ..Namespace::default() })

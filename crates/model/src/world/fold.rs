@@ -4,22 +4,14 @@ use super::{DEFAULT_POLICY, Found, Mesh, ServiceParts};
 use crate::name::{PolicyName, ServiceName, SpiffeId, TrustDomain};
 use crate::resource::{Endpoints, Overrides, ServiceSettings, Subset};
 use crate::route::{Authority, Route, RouteTable};
-use crate::service::{Allow, Override, Protocol, Service};
+use crate::service::{Override, Service};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A service that nobody wrote, and that somebody registered: with every default.
 pub(super) fn undefined(name: &ServiceName, domain: &TrustDomain) -> Option<Service> {
-    Some(Service {
-        name: name.clone(),
-        protocol: Protocol::default(),
-        policy: None,
-        identity: SpiffeId::of(domain, name.as_str()).ok()?,
-        allow: Allow::default(),
-        health: None,
-        dns: None,
-        instances: Vec::new(),
-    })
+    Some(Service::new(name.clone(), SpiffeId::of(domain, name.as_str()).ok()?))
 }
 
 /// What was written elsewhere about each service.
@@ -63,6 +55,28 @@ impl Targets {
     }
 }
 
+/// What services are called by, beside their names. What two have is the first one's, by name.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) authorities: BTreeMap<Authority, ServiceName>,
+    pub(super) addresses: BTreeMap<SocketAddr, ServiceName>,
+}
+
+impl Names {
+    pub(super) fn of(mesh: &Mesh) -> Self {
+        let mut names = Self::default();
+        for (name, service) in &mesh.services {
+            for authority in &service.authorities {
+                names.authorities.entry(authority.clone()).or_insert_with(|| name.clone());
+            }
+            for address in &service.addresses {
+                names.addresses.entry(*address).or_insert_with(|| name.clone());
+            }
+        }
+        names
+    }
+}
+
 /// `found`: its instances; `None`: those written.
 pub(super) fn service(targets: &Targets, service: &Service, found: Option<&Found>) -> ServiceParts {
     let sorted = |mut instances: Vec<Arc<_>>| {
@@ -94,6 +108,7 @@ fn settings(service: &Service, target: &Target, default: Option<&PolicyName>) ->
         policy: service.policy.as_ref().or(target.policy.as_ref()).or(default).cloned(),
         subsets: target.subsets.clone(),
         health: service.health.clone(),
+        plain: service.plain,
     }
 }
 

@@ -124,6 +124,7 @@ pub(crate) fn merge_port(
                 health: parts.settings.health.clone(),
                 instance: Some(instance.to_owned()),
                 policy: parts.settings.policy.clone(),
+                plain: parts.settings.plain.callers,
             };
             ports.insert(port, entry);
         }
@@ -133,6 +134,7 @@ pub(crate) fn merge_port(
             }
             if entry.service != *name {
                 entry.allow = both(&entry.allow, &parts.allow, domain);
+                entry.plain = entry.plain.min(parts.settings.plain.callers);
             }
         }
     }

@@ -14,7 +14,8 @@ use super::scalar;
 use super::service;
 use crate::name::PolicyName;
 use crate::policy::{
-    Algorithm, Balancing, Plain, Policy, Ratio, RequestKey, Subsetting, Target, Timeouts, Zoning, is_field_name,
+    Algorithm, Balancing, Plain, PlainRules, Policy, Ratio, RequestKey, Subsetting, Target, Timeouts, Zoning,
+    is_field_name,
 };
 use crate::world::DEFAULT_POLICY;
 use fusewire_resilience::throttle::Priority;
@@ -67,7 +68,7 @@ pub(super) fn policy(cursor: &Cursor<'_>, name: &PolicyName, draft: &mut Draft) 
     }
     if let Some(cursor) = fields.get("plain") {
         only_whole(&cursor, labelled);
-        policy.plain = cursor.choice(&[("allow", Plain::Allow), ("deny", Plain::Deny)]).unwrap_or_default();
+        policy.plain = plain(&cursor);
     }
     if let Some(cursor) = fields.get("trace") {
         only_whole(&cursor, labelled);
@@ -108,6 +109,19 @@ fn timeouts(cursor: &Cursor<'_>, labelled: bool) -> Timeouts {
     timeouts.idle = whole("idle", &mut fields);
     fields.finish();
     timeouts
+}
+
+/// `plain: allow`, or `plain: {callers: deny, instances: allow}`.
+fn plain(cursor: &Cursor<'_>) -> PlainRules {
+    let words = [("allow", Plain::Allow), ("deny", Plain::Deny)];
+    if !cursor.is_map() {
+        return PlainRules::both(cursor.choice(&words).unwrap_or_default());
+    }
+    let Some(mut fields) = cursor.map("allow, deny or a mapping") else { return PlainRules::default() };
+    let callers = fields.get("callers").and_then(|c| c.choice(&words));
+    let instances = fields.get("instances").and_then(|c| c.choice(&words));
+    fields.finish();
+    PlainRules { callers, instances }
 }
 
 /// `trace: {sample: 0.01}` or `trace: {sample: 1%}`.

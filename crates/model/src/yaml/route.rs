@@ -37,7 +37,7 @@ fn rule_name(route: &str, index: usize) -> String {
     format!("{route}[{index}]")
 }
 
-fn authorities(cursor: &Cursor<'_>) -> Vec<Authority> {
+pub(super) fn authorities(cursor: &Cursor<'_>) -> Vec<Authority> {
     let before = cursor.sink().count();
     let mut authorities = Vec::new();
     let mut seen = BTreeSet::new();
@@ -52,7 +52,7 @@ fn authorities(cursor: &Cursor<'_>) -> Vec<Authority> {
         }
     }
     if authorities.is_empty() && cursor.sink().count() == before {
-        cursor.fault_with("must name at least one authority", "leave it out to mean the route's own name");
+        cursor.fault_with("must name at least one authority", "leave it out to mean the name alone");
     }
     authorities
 }

@@ -7,6 +7,7 @@ use super::cursor::{Cursor, Entry};
 use super::health;
 use super::mesh::Draft;
 use super::place::Place;
+use super::route;
 use super::scalar::clipped;
 use crate::name::{ServiceName, SpiffeId};
 use crate::service::{Allow, Instance, Protocol, Service, Sidecar};
@@ -16,16 +17,7 @@ use std::net::SocketAddr;
 /// `None` has its fault.
 pub(super) fn service(entry: &Entry<'_>, name: &ServiceName, draft: &mut Draft) -> Option<Service> {
     let own = draft.identity(name.as_str()).map_err(|error| entry.fault(error.to_string())).ok()?;
-    let mut service = Service {
-        name: name.clone(),
-        protocol: Protocol::default(),
-        policy: None,
-        identity: own,
-        allow: Allow::default(),
-        health: None,
-        dns: None,
-        instances: Vec::new(),
-    };
+    let mut service = Service::new(name.clone(), own);
     if entry.value.is_null() {
         return Some(service);
     }
@@ -40,6 +32,12 @@ pub(super) fn service(entry: &Entry<'_>, name: &ServiceName, draft: &mut Draft) 
     service.allow = fields.get("allow").map(|c| allow(&c, draft)).unwrap_or_default();
     if let Some(cursor) = fields.get("instances") {
         service.instances = instances(&cursor, &service.identity, draft);
+    }
+    if let Some(cursor) = fields.get("authorities") {
+        service.authorities = route::authorities(&cursor);
+    }
+    for cursor in fields.get("addresses").iter().flat_map(|c| c.one_or_list("ip:port, or a list of them")) {
+        service.addresses.extend(reachable(&cursor));
     }
     fields.finish();
     Some(service)

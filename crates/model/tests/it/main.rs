@@ -1,6 +1,7 @@
 //! What the crate promises to those who use it: texts in, faults or resources out.
 
 mod any_input;
+mod called;
 mod compiled;
 mod example;
 mod faults;

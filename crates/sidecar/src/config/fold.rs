@@ -10,7 +10,7 @@ use crate::snapshot::{InboundPort, Known, Others, Route, RouteRule, Snapshot, Wh
 use crate::upstream::instance::{Holder, Instance, InstanceKey};
 use crate::upstream::ledger::Ledger;
 use crate::upstream::service::Upstream;
-use fusewire_model::policy::{Algorithm, Fallback, Plain, Policy, Probe, Scope, Subsetting, Zoning};
+use fusewire_model::policy::{Algorithm, Fallback, Plain, PlainDefaults, Policy, Probe, Scope, Subsetting, Zoning};
 use fusewire_model::resource::{Answer, Inbound, Kind, Resource, ServiceSettings, Subscription};
 use fusewire_model::route::RouteTable;
 use fusewire_model::service::{Hold, Instance as Endpoint, Override};
@@ -154,11 +154,15 @@ impl Fold {
                 snapshot.services.insert(service.clone(), Arc::new(Known::new(upstream(), used)));
             }
             Subscription::Address(address) => {
-                let upstream = upstream();
-                let route = upstream.map(|u| {
+                // a virtual address has a service's routes; an instance's own is its service
+                let is_virtual = matches!(answer, Answer::Found(key) if key.kind == Kind::Route);
+                let table = name.filter(|_| is_virtual).and_then(|name| routes.get(name).cloned());
+                let upstream = if is_virtual { None } else { upstream() };
+                let to = |u: Arc<Upstream>| {
                     let series = self.series.route(&mesh.metrics, u.name.as_str());
                     Arc::new(Route::to(u, series, snapshot.others.clone()))
-                });
+                };
+                let route = table.or_else(|| upstream.map(to));
                 snapshot.addresses.insert(*address, Arc::new(Known::new(route, used)));
             }
         }
@@ -252,7 +256,7 @@ impl Fold {
                     return None;
                 }
                 // in clear only where the service's own policy allows it; a route's allows its requests, not our questions
-                let reachable = endpoint.sidecar.is_some() || main.plain == Plain::Allow;
+                let reachable = endpoint.sidecar.is_some() || main.plain.instances(settings.plain) == Plain::Allow;
                 let by_check = policy.probe == Probe::Check && settings.health.is_some() && reachable;
                 Some(Slot {
                     member,
@@ -280,6 +284,7 @@ impl Fold {
             metrics: self.series.service(&mesh.metrics, key.0, &key.1),
             bounds: self.bounds(mesh, &key),
             health: settings.health.clone(),
+            plain: settings.plain,
             resting,
             all_down: all_down && !endpoints.is_empty(),
             fingerprint,
@@ -386,6 +391,7 @@ impl Fold {
                         metrics: self.series.service(&mesh.metrics, key.0, &key.1),
                         bounds,
                         health: None,
+                        plain: PlainDefaults { callers: port.plain, instances: Plain::Allow },
                         resting: Vec::new(),
                         all_down: false,
                         fingerprint,

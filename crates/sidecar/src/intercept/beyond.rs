@@ -8,7 +8,7 @@ use crate::mesh::Mesh;
 use crate::upstream::instance::{Instance, InstanceKey};
 use crate::upstream::ledger::Ledger;
 use crate::upstream::service::Upstream;
-use fusewire_model::policy::{Plain, Policy};
+use fusewire_model::policy::{Plain, PlainDefaults, PlainRules, Policy};
 use fusewire_model::service::Protocol;
 use fusewire_model::{PolicyName, ServiceName};
 use fusewire_resilience::{InstanceSet, Mode, Prober, Slot};
@@ -46,7 +46,7 @@ impl Original {
         let now = mesh.clock.now();
         let name = ServiceName::parse(NAME).ok()?;
         let mut policy = Policy::built_in(PolicyName::from(&name));
-        policy.plain = Plain::Allow;
+        policy.plain = PlainRules::both(Plain::Allow);
         policy.breaker.mode = Mode::Disabled; // it is nobody's to stop
         policy.retry.policy.attempts = 1;
         let config = Arc::new(policy.breaker.clone());
@@ -59,6 +59,7 @@ impl Original {
             protocol: self.protocol,
             ledger: Ledger::new(&policy.retry.budget, now),
             policy: Arc::new(policy),
+            plain: PlainDefaults::default(),
             set: Arc::new(InstanceSet::new(vec![Slot { member, config, weight: 1, prober: Prober::Request }])),
             scope: None,
             metrics: mesh.unrouted[usize::from(true)].clone(),

@@ -43,7 +43,7 @@ pub(crate) async fn enter(worker: Arc<Worker>, listener: TcpListener, doors: Arc
 pub(crate) fn admit_plain(mesh: &Mesh, port: u16) -> Result<Target, Fault> {
     let snapshot = mesh.snapshot.load();
     let port = snapshot.inbound.as_ref().ok_or(Fault::Untold)?.get(&port).ok_or(Fault::NoRoute)?;
-    if port.upstream.policy.plain != Plain::Allow {
+    if port.upstream.policy.plain.callers(port.upstream.plain) != Plain::Allow {
         return Err(Fault::Denied("no identity, and the policy does not say `plain: allow`".into()));
     }
     if port.allow != Allow::Mesh {

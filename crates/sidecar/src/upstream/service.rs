@@ -6,7 +6,7 @@ use crate::bounds::Bounds;
 use crate::fault::{Fault, Scope};
 use fusewire_model::ServiceName;
 use fusewire_model::health::HealthCheck;
-use fusewire_model::policy::{Algorithm, Policy, RequestKey};
+use fusewire_model::policy::{Algorithm, PlainDefaults, Policy, RequestKey};
 use fusewire_model::service::Protocol;
 use fusewire_resilience::retry::{Broke, RetryToken, Untried};
 use fusewire_resilience::{Ask, Attempt, ExhaustedCause, InstanceSet, ServiceScope, Time};
@@ -17,6 +17,8 @@ pub(crate) struct Upstream {
     pub(crate) name: ServiceName,
     pub(crate) protocol: Protocol,
     pub(crate) policy: Arc<Policy>,
+    /// Where the policy, or that of a route's rule, does not say.
+    pub(crate) plain: PlainDefaults,
     pub(crate) set: Arc<InstanceSet<Instance>>,
     /// Before the service as a whole. `None`: each route has its own, or it is the application beside us.
     pub(crate) scope: Option<Arc<ServiceScope>>,

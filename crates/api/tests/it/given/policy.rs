@@ -1,6 +1,6 @@
 use super::{ms, policy_name, service_name, text};
 use fusewire_model::policy::{
-    Algorithm, Balancing, Concurrency, Fallback, InboundLimits, Limits, Plain, Policy, Probe, RateLimit, Ratio,
+    Algorithm, Balancing, Concurrency, Fallback, InboundLimits, Limits, PlainRules, Policy, Probe, RateLimit, Ratio,
     RequestKey, Retry, Scope, StaticAnswer, Subsetting, Timeouts, Zoning,
 };
 use fusewire_model::resource::Resource;
@@ -196,7 +196,8 @@ fn fallback() -> impl Strategy<Value = Fallback> {
 pub(super) fn policy() -> impl Strategy<Value = Resource> {
     let timeout = (ms(1..=60_000), option::of(ms(1..=86_400_000)), option::of(ms(1..=86_400_000)))
         .prop_map(|(connect, request, idle)| Timeouts { connect, request, idle });
-    let either = (any::<bool>(), any::<bool>(), any::<bool>(), 0..=Ratio::WHOLE);
+    let either =
+        ((option::of(super::plain()), option::of(super::plain())), any::<bool>(), any::<bool>(), 0..=Ratio::WHOLE);
     let exhausted = prop_oneof![
         Just(WhenFew::Limiter),
         (1u8..=100).prop_map(WhenFew::Spill),
@@ -221,7 +222,7 @@ pub(super) fn policy() -> impl Strategy<Value = Resource> {
             retry,
             fallback,
             timeout,
-            plain: if plain { Plain::Allow } else { Plain::Deny },
+            plain: PlainRules { callers: plain.0, instances: plain.1 },
             probe: if check { Probe::Check } else { Probe::Request },
             sample: Ratio::from_millionths(millionths).unwrap(),
         };

@@ -13,12 +13,11 @@
 
 mod file;
 
-use super::watch::Queue;
+use super::watch::Watchers;
 use super::{Change, Entry, Expect, Limits, Presence, StoreError, Watch};
-use crate::shared::lock;
 use file::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -88,10 +87,7 @@ impl Embedded {
     }
 
     pub(super) fn watch(&self, prefix: &str) -> Watch {
-        let queue = Arc::new(Queue::default());
-        queue.resync();
-        self.watchers.add(prefix, &queue);
-        Watch::new(queue, None)
+        Watch::new(self.watchers.add(prefix), None)
     }
 
     pub(super) async fn put_while_alive(&self, key: &str, change: Change) -> Result<Presence, StoreError> {
@@ -133,7 +129,11 @@ async fn write(file: Arc<File>, watchers: Arc<Watchers>, mut waiting: mpsc::Rece
         let written = blocking(move || Ok((writing.write(&changes), changes))).await;
         let results = match written {
             Ok((written, changes)) => {
-                watchers.tell(changes.iter().map(|(change, _)| change).zip(&written));
+                watchers.tell(|prefix| {
+                    let all = changes.iter().zip(&written);
+                    let done = all.filter_map(|((change, _), result)| Some((change, result.as_ref().ok()?)));
+                    done.flat_map(|(change, written)| written.event(prefix, change)).collect::<Vec<_>>()
+                });
                 written.into_iter().map(|result| result.map(|written| written.revision)).collect()
             }
             Err(error) => vec![Err(error); answers.len()],
@@ -154,30 +154,4 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(StoreError::Uncertain(format!("the store's thread ended: {error}"))))
-}
-
-/// Who is told, and of which keys.
-#[derive(Debug, Default)]
-struct Watchers(Mutex<Vec<(String, Weak<Queue>)>>);
-
-impl Watchers {
-    fn add(&self, prefix: &str, queue: &Arc<Queue>) {
-        let mut watchers = lock(&self.0);
-        watchers.retain(|(_, queue)| queue.strong_count() > 0);
-        watchers.push((prefix.to_owned(), Arc::downgrade(queue)));
-    }
-
-    fn tell<'a>(&self, changes: impl Iterator<Item = (&'a Change, &'a Result<file::Written, StoreError>)> + Clone) {
-        for (prefix, queue) in lock(&self.0).iter() {
-            let Some(queue) = queue.upgrade() else { continue };
-            for (change, result) in changes.clone() {
-                let Ok(written) = result else { continue };
-                written.event(prefix, change).into_iter().for_each(|event| queue.push(event));
-            }
-        }
-    }
-
-    fn resync(&self) {
-        lock(&self.0).iter().filter_map(|(_, queue)| queue.upgrade()).for_each(|queue| queue.resync());
-    }
 }

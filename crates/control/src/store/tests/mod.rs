@@ -1,13 +1,15 @@
-//! What both engines promise, over both; and what each of them survives.
+//! What all engines promise, over each; and what each of them survives.
 
 mod behaviour;
 mod cost;
 mod crash;
 mod embedded;
 mod etcd;
+mod kubernetes;
 
 use super::{Change, Entry, EtcdSettings, Event, Expect, Store, StoreError, StoreSettings, Watch};
-use fusewire_testkit::Etcd;
+use crate::kubernetes::KubernetesSettings;
+use fusewire_testkit::{Etcd, KubeApi};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +20,7 @@ struct Bed {
     store: Store,
     settings: StoreSettings,
     etcd: Option<Etcd>,
+    api: Option<KubeApi>,
     dir: TempDir,
 }
 
@@ -26,7 +29,7 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         let settings = StoreSettings::Embedded(dir.path().join("store.redb"));
         let store = Store::open(&settings).await.unwrap();
-        Self { store, settings, etcd: None, dir }
+        Self { store, settings, etcd: None, api: None, dir }
     }
 
     async fn etcd() -> Self {
@@ -34,7 +37,25 @@ impl Bed {
         let etcd = Etcd::start(dir.path());
         let settings = StoreSettings::Etcd(EtcdSettings::new(vec![etcd.url()]));
         let store = Store::open(&settings).await.unwrap();
-        Self { store, settings, etcd: Some(etcd), dir }
+        Self { store, settings, etcd: Some(etcd), api: None, dir }
+    }
+
+    async fn kubernetes() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let api = KubeApi::start();
+        let kubeconfig = dir.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, api.kubeconfig()).unwrap();
+        let settings = StoreSettings::Kubernetes(KubernetesSettings {
+            kubeconfig: Some(kubeconfig),
+            namespace: Some("fusewire".into()),
+            ..KubernetesSettings::default()
+        });
+        let store = Store::open(&settings).await.unwrap();
+        Self { store, settings, etcd: None, api: Some(api), dir }
+    }
+
+    fn api(&self) -> &KubeApi {
+        self.api.as_ref().unwrap()
     }
 
     fn path(&self) -> PathBuf {

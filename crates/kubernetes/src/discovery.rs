@@ -1,0 +1,250 @@
+//! Services and instances as the cluster has them now.
+//!
+//! It decides what has to be watched (Services, EndpointSlices, Namespaces, and the pods that have a sidecar) and when what was
+//! read is to be believed: not before all four were listed, and not while the pods are not followed, since who does not know
+//! of a pod's sidecar would speak to it in clear. It deliberately keeps facts and not what becomes of them: instances are
+//! translated when they are asked for.
+//!
+//! Invariant: a failure takes nothing out of force.
+
+use crate::cluster::{Call, Cluster, call};
+use crate::facts::{INJECTED, Id, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts};
+use crate::follow::{Chosen, Health, follow};
+use crate::index::Facts;
+use crate::translate::{Endpoint, Found, Setting, translated};
+use fusewire_model::ServiceName;
+use fusewire_model::service::Service;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service as ServiceObject};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::Api;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// How often the API server is asked whether it is there.
+const PULSE: Duration = Duration::from_secs(2);
+/// After what could not be believed yet.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Told of the services with other instances, and whether services themselves changed.
+type Tell = Box<dyn Fn(BTreeSet<ServiceName>) + Send + Sync>;
+
+/// How old what is served may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Age {
+    pub age: Duration,
+    /// Why it grows.
+    pub failing: Option<String>,
+}
+
+pub struct Discovery {
+    cluster: Cluster,
+    setting: Setting,
+    facts: Mutex<Facts>,
+    /// Something in `facts` is to be looked at again.
+    stirred: Notify,
+    tell: Tell,
+    /// The services there are, without instances; another allocation exactly when they differ.
+    services: Mutex<Arc<BTreeMap<ServiceName, Service>>>,
+    /// Namespaces that are not on their way out.
+    namespaces: watch::Sender<Arc<BTreeSet<String>>>,
+    watches: [Health; 4],
+    settled: watch::Sender<bool>,
+    /// When the API server last answered, and why not since.
+    pulse: Mutex<(Instant, Option<String>)>,
+}
+
+const SERVICES: usize = 0;
+const SLICES: usize = 1;
+const PODS: usize = 2;
+const NAMESPACES: usize = 3;
+const KINDS: [&str; 4] = ["Services", "EndpointSlices", "Pods", "Namespaces"];
+
+impl Discovery {
+    /// `tell`: told of each service whose instances or settings changed.
+    pub fn new(
+        cluster: Cluster,
+        setting: Setting,
+        tell: impl Fn(BTreeSet<ServiceName>) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            cluster,
+            setting,
+            facts: Mutex::default(),
+            stirred: Notify::new(),
+            tell: Box::new(tell),
+            services: Mutex::default(),
+            namespaces: watch::Sender::default(),
+            settled: watch::Sender::new(false),
+            watches: std::array::from_fn(|_| Health::new()),
+            pulse: Mutex::new((Instant::now(), None)),
+        }
+    }
+
+    /// Follows the cluster until dropped.
+    pub async fn run(&self) {
+        let client = || self.cluster.client.clone();
+        let (services, slices) = (Api::<ServiceObject>::all(client()), Api::<EndpointSlice>::all(client()));
+        let (pods, namespaces) = (Api::<Pod>::all(client()), Api::<Namespace>::all(client()));
+        let (all, injected) = (Chosen::default(), Chosen { labels: Some(format!("{INJECTED}=true")), fields: None });
+        tokio::join!(
+            follow(&pods, &injected, &self.watches[PODS], PodFacts::of, |told| self.stir(|f| f.pod(told))),
+            follow(&namespaces, &all, &self.watches[NAMESPACES], NamespaceFacts::of, |t| self.stir(|f| f.namespace(t))),
+            follow(&services, &all, &self.watches[SERVICES], ServiceFacts::of, |told| self.stir(|f| f.service(told))),
+            follow(&slices, &all, &self.watches[SLICES], SliceFacts::of, |told| self.stir(|f| f.waiting.push(told))),
+            self.beat(),
+            async {
+                loop {
+                    self.stirred.notified().await;
+                    while !self.settle() {
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            },
+        );
+    }
+
+    /// Waits until all there is has been read once. Somebody must [`run`](Self::run) it meanwhile.
+    pub async fn settled(&self) {
+        // it does not end before this does
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+    }
+
+    /// The services that were found, without their instances: the same allocation as before where nothing changed.
+    pub fn services(&self) -> Arc<BTreeMap<ServiceName, Service>> {
+        lock(&self.services).clone()
+    }
+
+    /// The instances of one of them.
+    pub fn endpoints(&self, name: &ServiceName) -> Vec<Endpoint> {
+        let facts = lock(&self.facts);
+        let Some(id) = facts.owner.get(name) else { return Vec::new() };
+        let mut all = self.translated(&facts, id).into_iter();
+        all.find(|one| one.service.name == *name).map(|one| one.endpoints).unwrap_or_default()
+    }
+
+    /// Namespaces that are not on their way out.
+    pub fn namespaces(&self) -> watch::Receiver<Arc<BTreeSet<String>>> {
+        self.namespaces.subscribe()
+    }
+
+    /// Of the oldest of what is served.
+    pub fn age(&self) -> Age {
+        let failing = self.watches.iter().zip(KINDS);
+        let failing = failing.filter_map(|(health, kind)| health.failing().map(|(since, why)| (since, kind, why)));
+        if let Some((since, kind, why)) = failing.min_by_key(|(since, ..)| *since) {
+            return Age { age: since.elapsed(), failing: Some(format!("{kind}: {why}")) };
+        }
+        let (heard, failing) = lock(&self.pulse).clone();
+        Age { age: heard.elapsed(), failing }
+    }
+
+    fn stir(&self, change: impl FnOnce(&mut Facts)) {
+        change(&mut lock(&self.facts));
+        self.stirred.notify_one();
+    }
+
+    /// A watch that hears nothing does not know whether its server is there; this does.
+    async fn beat(&self) {
+        let mut ticks = tokio::time::interval(PULSE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let answered = call(Call::Read, self.cluster.client.apiserver_version()).await;
+            // the watches have their own words for theirs
+            self.stirred.notify_one();
+            let mut pulse = lock(&self.pulse);
+            match answered {
+                Ok(_) => {
+                    let was_away = pulse.1.take().is_some();
+                    pulse.0 = Instant::now();
+                    if was_away {
+                        self.watches.iter().for_each(Health::renew);
+                    }
+                }
+                Err(error) => pulse.1 = Some(error.to_string()),
+            }
+        }
+    }
+
+    /// Looks at what is dirty, and tells what became of it. False: what was read is not to be believed yet.
+    fn settle(&self) -> bool {
+        if !self.watches.iter().all(Health::is_listed) || !self.watches[PODS].is_steady() {
+            return false;
+        }
+        let mut facts = lock(&self.facts);
+        for told in std::mem::take(&mut facts.waiting) {
+            facts.slice(told);
+        }
+        let dirty = std::mem::take(&mut facts.dirty);
+        let before = self.services();
+        let mut updates: BTreeMap<ServiceName, Option<Service>> = BTreeMap::new();
+        let mut changed = BTreeSet::new();
+        for id in dirty {
+            let now = self.translated(&facts, &id);
+            let names: Vec<ServiceName> = now.iter().map(|one| one.service.name.clone()).collect();
+            let had = facts.names.remove(&id).unwrap_or_default();
+            for gone in had.iter().filter(|name| !names.contains(name)) {
+                // another Service may have taken the name over
+                if facts.owner.get(gone) == Some(&id) {
+                    facts.owner.remove(gone);
+                    updates.insert(gone.clone(), None);
+                }
+            }
+            changed.extend(had);
+            for one in now {
+                changed.insert(one.service.name.clone());
+                facts.owner.insert(one.service.name.clone(), id.clone());
+                updates.insert(one.service.name.clone(), Some(one.service));
+            }
+            if !names.is_empty() {
+                facts.names.insert(id, names);
+            }
+        }
+        let active = facts.namespaces.iter().filter(|(_, namespace)| namespace.is_active);
+        let active: BTreeSet<String> = active.map(|(name, _)| name.to_string()).collect();
+        drop(facts);
+        updates.retain(|name, now| before.get(name) != now.as_ref());
+        if !updates.is_empty() {
+            let mut services = BTreeMap::clone(&before);
+            for (name, now) in updates {
+                match now {
+                    Some(service) => drop(services.insert(name, service)),
+                    None => drop(services.remove(&name)),
+                }
+            }
+            *lock(&self.services) = Arc::new(services);
+        }
+        self.namespaces.send_if_modified(|now| {
+            let differs = **now != active;
+            if differs {
+                *now = Arc::new(active);
+            }
+            differs
+        });
+        if !changed.is_empty() {
+            (self.tell)(changed);
+        }
+        self.settled.send_if_modified(|settled| !std::mem::replace(settled, true));
+        true
+    }
+
+    fn translated(&self, facts: &Facts, id: &Id) -> Vec<crate::translate::Translated> {
+        let Some(service) = facts.services.get(id) else { return Vec::new() };
+        let slices = facts.slices_of(id).collect();
+        let namespace = facts.namespaces.get(&id.namespace);
+        translated(&self.setting, &Found { id, service, namespace, slices, pods: &facts.pods })
+    }
+}
+
+impl std::fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Discovery").field("setting", &self.setting).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,282 @@
+//! Follows one kind of object: a list, then a watch that goes on from it.
+//!
+//! It decides when a watch goes on where it ended (a connection that broke, a server that was away), when everything is listed
+//! again (410: the server no longer has what lies between), and how long a silence is believed. It deliberately waits
+//! little between two tries: what is found is to be true within a second of the server's return, and few ask.
+//!
+//! kube's own `watcher` does not say when a watch is whole again after a failure, which ages and [`crate::Discovery`] need.
+//!
+//! Invariant: what is told is a list, and after it every change in order, or another list.
+
+use crate::cluster::{CALL, chain};
+use crate::facts::Id;
+use futures_util::{StreamExt, pin_mut};
+use kube::api::{Api, ListParams, Resource, ResourceExt, WatchEvent, WatchParams};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// Objects in one answer; each is reduced before the next is asked for.
+const PAGE: u32 = 500;
+/// A watch ends after so long and goes on with another, so that one whose server is gone without a word is found out.
+const WATCH: u32 = 60;
+/// What a server may take longer than that.
+const MARGIN: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What a watch missed comes at once, when it goes on.
+const CATCH_UP: Duration = Duration::from_millis(150);
+/// A watch that held for so long was a good one.
+const GOOD: Duration = Duration::from_secs(1);
+
+/// What is told.
+pub(crate) enum Told<T> {
+    /// All there is.
+    All(Vec<(Id, T)>),
+    Put(Id, T),
+    Gone(Id),
+}
+
+/// How a kind is being followed.
+#[derive(Debug)]
+pub(crate) struct Health {
+    state: Mutex<State>,
+    /// Told to make its watches anew: what they stand on may be dead.
+    renew: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Listed at least once.
+    listed: bool,
+    /// When it was last well after it was not.
+    well: Instant,
+    /// Since when, and why not.
+    failing: Option<(Instant, String)>,
+}
+
+impl Health {
+    pub(crate) fn new() -> Self {
+        let failing = Some((Instant::now(), "not asked yet".to_owned()));
+        Self { state: Mutex::new(State { listed: false, well: Instant::now(), failing }), renew: watch::Sender::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_listed(&self) -> bool {
+        self.lock().listed
+    }
+
+    /// Whether what happened up to now is known: it is well, and what it missed before has had the time to come.
+    pub(crate) fn is_steady(&self) -> bool {
+        let state = self.lock();
+        state.failing.is_none() && state.well.elapsed() >= CATCH_UP
+    }
+
+    /// Since when it is failing, and why.
+    pub(crate) fn failing(&self) -> Option<(Instant, String)> {
+        self.lock().failing.clone()
+    }
+
+    /// The API server answers again, and watches from before may never.
+    pub(crate) fn renew(&self) {
+        self.renew.send_modify(|n| *n += 1);
+    }
+
+    fn failed(&self, kind: &str, why: String) {
+        let mut state = self.lock();
+        match &mut state.failing {
+            Some((_, before)) => *before = why,
+            None => {
+                tracing::warn!(kind, why, "the watch in Kubernetes ended; what was last known stays in force");
+                state.failing = Some((Instant::now(), why));
+            }
+        }
+    }
+
+    fn well(&self, kind: &str) {
+        let failed = {
+            let mut state = self.lock();
+            let failed = state.failing.take();
+            if failed.is_some() {
+                state.well = Instant::now();
+            }
+            failed
+        };
+        if let Some((since, _)) = failed {
+            tracing::debug!(kind, after = ?since.elapsed(), "watching in Kubernetes");
+        }
+    }
+}
+
+/// Which objects.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chosen {
+    pub(crate) labels: Option<String>,
+    pub(crate) fields: Option<String>,
+}
+
+enum Ended {
+    /// In order: it goes on at once.
+    Over,
+    /// Everything must be listed again.
+    Expired,
+    Failed(String),
+}
+
+/// Until dropped. `reduce` gives `None` for what is not to be known.
+pub(crate) async fn follow<K, T>(
+    api: &Api<K>,
+    chosen: &Chosen,
+    health: &Health,
+    reduce: impl Fn(K) -> Option<(Id, T)>,
+    mut tell: impl FnMut(Told<T>),
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let kind = K::kind(&()).into_owned();
+    let mut from: Option<String> = None;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let began = Instant::now();
+        let version = match from.take() {
+            Some(version) => Ok(version),
+            None => list(api, chosen, &reduce).await.map(|(version, all)| {
+                tell(Told::All(all));
+                health.lock().listed = true;
+                version
+            }),
+        };
+        let ended = match version {
+            Ok(mut version) => {
+                let ended = stream(api, chosen, (health, &kind), &mut version, &reduce, &mut tell).await;
+                if !matches!(ended, Ended::Expired) {
+                    from = Some(version);
+                }
+                ended
+            }
+            Err(why) => Ended::Failed(why),
+        };
+        match ended {
+            Ended::Over => {}
+            Ended::Expired => tracing::info!(kind, "what happened meanwhile is no longer known there: listing again"),
+            Ended::Failed(why) => health.failed(&kind, why),
+        }
+        if began.elapsed() >= GOOD {
+            pause = FIRST_PAUSE;
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn list<K, T>(
+    api: &Api<K>,
+    chosen: &Chosen,
+    reduce: &impl Fn(K) -> Option<(Id, T)>,
+) -> Result<(String, Vec<(Id, T)>), String>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let (labels, fields) = (chosen.labels.clone(), chosen.fields.clone());
+    let mut params = ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() }.limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let page = timeout(CALL * 2, api.list(&params)).await.map_err(|_| "no answer to a list".to_owned())?;
+        let page = page.map_err(|error| said(&error))?;
+        all.extend(page.items.into_iter().filter_map(reduce));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok((page.metadata.resource_version.unwrap_or_default(), all)),
+        }
+    }
+}
+
+/// One watch, from `version`, which goes with it.
+async fn stream<K, T>(
+    api: &Api<K>,
+    chosen: &Chosen,
+    (health, kind): (&Health, &str),
+    version: &mut String,
+    reduce: &impl Fn(K) -> Option<(Id, T)>,
+    tell: &mut impl FnMut(Told<T>),
+) -> Ended
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let mut renew = health.renew.subscribe();
+    let params = WatchParams {
+        label_selector: chosen.labels.clone(),
+        field_selector: chosen.fields.clone(),
+        timeout: Some(WATCH),
+        ..WatchParams::default()
+    };
+    let events = match timeout(CALL, api.watch(&params, version)).await {
+        Ok(Ok(events)) => events,
+        Ok(Err(kube::Error::Api(status))) if status.code == 410 => return Ended::Expired,
+        Ok(Err(error)) => return Ended::Failed(said(&error)),
+        Err(_) => return Ended::Failed("no answer to a watch".into()),
+    };
+    health.well(kind);
+    pin_mut!(events);
+    let until = Instant::now() + Duration::from_secs(WATCH.into()) + MARGIN;
+    loop {
+        let event = tokio::select! {
+            event = tokio::time::timeout_at(until, events.next()) => event,
+            _ = renew.changed() => return Ended::Over,
+        };
+        match event {
+            Err(_) => return Ended::Failed("silent beyond its time".into()),
+            Ok(None) => return Ended::Over,
+            Ok(Some(Err(error))) => return Ended::Failed(said(&error)),
+            Ok(Some(Ok(WatchEvent::Error(status)))) if status.code == 410 => return Ended::Expired,
+            Ok(Some(Ok(WatchEvent::Error(status)))) => return Ended::Failed(status.message.clone()),
+            Ok(Some(Ok(WatchEvent::Bookmark(mark)))) => *version = mark.metadata.resource_version,
+            Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
+                if !took(&object, version) {
+                    return Ended::Expired;
+                }
+                let id = id(&object);
+                match reduce(object) {
+                    Some((id, facts)) => tell(Told::Put(id, facts)),
+                    None => tell(Told::Gone(id)),
+                }
+            }
+            Ok(Some(Ok(WatchEvent::Deleted(object)))) => {
+                if !took(&object, version) {
+                    return Ended::Expired;
+                }
+                tell(Told::Gone(id(&object)));
+            }
+        }
+    }
+}
+
+/// Takes the object's version as how far the watch is. False: it has none.
+fn took<K: Resource>(object: &K, version: &mut String) -> bool {
+    let at = object.resource_version().filter(|version| !version.is_empty());
+    at.map(|at| *version = at).is_some()
+}
+
+fn id<K: Resource>(object: &K) -> Id {
+    Id::new(&object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => chain(error),
+    }
+}
+
+/// Half to whole, so that replicas do not ask in step.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0u8) % 1_000;
+    pause / 2 + pause * u32::try_from(random).unwrap_or(0) / 2_000
+}

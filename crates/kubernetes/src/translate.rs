@@ -1,0 +1,253 @@
+//! From a Service, its EndpointSlices and the pods behind them to services of the mesh: pure.
+//!
+//! It decides what a Service's ports are called (`web.shop` the first, `web.shop.9090` any other), by which authorities and
+//! virtual addresses they are known, and which endpoints are offered: as kube-proxy does, those that are ready, and where none
+//! is, those that end but still serve. It deliberately does not decide on policies; where none says, unmeshed pods may be
+//! spoken to in clear and callers in clear stay out.
+//!
+//! A pod of a headless Service that has a name of its own there (`web-0.web.shop`, as StatefulSets give) is a service of its
+//! own besides: who calls it means this one and no other.
+//!
+//! Invariant: an instance is in a service once, whatever slices and address families it is in.
+
+use crate::facts::{EndpointFacts, Id, NamespaceFacts, PodFacts, ServiceFacts, ServicePort, SliceFacts};
+use crate::protocol::protocol;
+use fusewire_model::policy::{Plain, PlainDefaults};
+use fusewire_model::route::Authority;
+use fusewire_model::service::{Dns, DnsRecords, Instance, Protocol, Service, Sidecar};
+use fusewire_model::{ServiceName, SpiffeId, TrustDomain};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Where an injected sidecar takes mTLS.
+pub const SIDECAR_PORT: u16 = 15008;
+/// The port that a name without one means, where the Service has it.
+const DEFAULT_PORT: u16 = 80;
+/// As for services in YAML.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// What is the same for all Services.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub trust_domain: TrustDomain,
+    /// Such as `cluster.local`.
+    pub cluster_domain: String,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Translated {
+    pub service: Service,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    pub instance: Instance,
+    pub standing: Standing,
+}
+
+/// Whether callers are told of it, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Ready,
+    /// It ends, and still serves, and no other is ready.
+    Last,
+    NotReady,
+    Terminating,
+}
+
+impl Standing {
+    pub fn is_offered(self) -> bool {
+        matches!(self, Self::Ready | Self::Last)
+    }
+
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Last => "terminating, and the last that serves",
+            Self::NotReady => "not ready",
+            Self::Terminating => "terminating",
+        }
+    }
+}
+
+/// A Service as it was found, and what it is to be looked at with.
+pub(crate) struct Found<'a> {
+    pub(crate) id: &'a Id,
+    pub(crate) service: &'a ServiceFacts,
+    pub(crate) namespace: Option<&'a NamespaceFacts>,
+    pub(crate) slices: Vec<&'a SliceFacts>,
+    /// By UID.
+    pub(crate) pods: &'a BTreeMap<Box<str>, (Id, PodFacts)>,
+}
+
+/// Every service that a Service is. What cannot be named in a mesh is left out.
+pub(crate) fn translated(setting: &Setting, found: &Found<'_>) -> Vec<Translated> {
+    let of = Of { setting, found };
+    let ports = &found.service.ports;
+    let default = ports.iter().find(|port| port.port == DEFAULT_PORT).or(ports.first()).map(|port| port.port);
+    let mut all = Vec::new();
+    for (index, port) in ports.iter().enumerate() {
+        let is_default = default == Some(port.port);
+        let Some(service) = of.service(port, index == 0, is_default) else { continue };
+        let endpoints = of.endpoints(port);
+        if found.service.is_headless {
+            all.extend(of.named_pods(port, &service, &endpoints, is_default));
+        }
+        all.push(Translated { service, endpoints: endpoints.into_iter().map(|(_, endpoint)| endpoint).collect() });
+    }
+    all
+}
+
+struct Of<'a> {
+    setting: &'a Setting,
+    found: &'a Found<'a>,
+}
+
+impl<'a> Of<'a> {
+    fn service(&self, port: &ServicePort, is_first: bool, is_default: bool) -> Option<Service> {
+        let Id { namespace, name } = self.found.id;
+        let own = if is_first { format!("{name}.{namespace}") } else { format!("{name}.{namespace}.{}", port.port) };
+        let own = ServiceName::parse(&own).ok()?;
+        // nobody can prove it: what serves is for Kubernetes to say, and not to be registered
+        let identity = SpiffeId::of(&self.setting.trust_domain, &format!("ns/{namespace}/svc/{name}")).ok()?;
+        let facts = self.found.service;
+        let mut service = Service::new(own.clone(), identity);
+        service.protocol = self.protocol(port);
+        service.plain = self.plain();
+        service.authorities = self.authorities(&format!("{name}.{namespace}"), port.port, is_default);
+        if !is_first {
+            service.authorities.extend(Authority::parse(own.as_str()));
+        }
+        service.addresses = facts.ips.iter().map(|ip| SocketAddr::new(*ip, port.port)).collect();
+        service.dns = facts.external.as_deref().map(|external| Dns {
+            name: external.trim_end_matches('.').to_ascii_lowercase(),
+            records: DnsRecords::Address { port: port.port },
+            server: None,
+            refresh: REFRESH,
+        });
+        Some(service)
+    }
+
+    fn protocol(&self, port: &ServicePort) -> Protocol {
+        let wishes = [Some(&self.found.service.wishes), self.found.namespace.map(|namespace| &namespace.wishes)];
+        if wishes.into_iter().flatten().any(|wishes| wishes.opaque.contains(&port.port)) {
+            return Protocol::Opaque;
+        }
+        protocol(port.app_protocol.as_deref(), &port.name)
+    }
+
+    fn plain(&self) -> PlainDefaults {
+        let of_namespace = || self.found.namespace.and_then(|namespace| namespace.wishes.plain);
+        match self.found.service.wishes.plain.or_else(of_namespace) {
+            Some(both) => PlainDefaults { callers: both, instances: both },
+            None => PlainDefaults { callers: Plain::Deny, instances: Plain::Allow },
+        }
+    }
+
+    /// The longest with its port first: the one that routes are looked for under first.
+    fn authorities(&self, short: &str, port: u16, is_default: bool) -> Vec<Authority> {
+        let long = format!("{short}.svc.{}", self.setting.cluster_domain);
+        let names = [long, format!("{short}.svc"), short.to_owned()];
+        let with_port = names.iter().map(|name| format!("{name}:{port}"));
+        let without = names.iter().filter(|_| is_default).cloned();
+        with_port.chain(without).filter_map(|text| Authority::parse(&text)).collect()
+    }
+
+    /// Each pod once, by its preferred address, with what its slice says of it.
+    fn endpoints(&self, port: &ServicePort) -> Vec<(&'a EndpointFacts, Endpoint)> {
+        let mut by_id: BTreeMap<String, (&'a EndpointFacts, u16)> = BTreeMap::new();
+        for slice in &self.found.slices {
+            let Some((_, target)) = slice.ports.iter().find(|(name, _)| *name == port.name) else { continue };
+            for endpoint in &slice.endpoints {
+                let id = match &endpoint.pod {
+                    Some(uid) => uid.to_string(),
+                    None => SocketAddr::new(endpoint.ip, *target).to_string(),
+                };
+                let better = |before: &EndpointFacts| self.rank(endpoint) > self.rank(before);
+                if by_id.get(&id).is_none_or(|(before, _)| better(before)) {
+                    by_id.insert(id, (endpoint, *target));
+                }
+            }
+        }
+        let any_ready = by_id.values().any(|(endpoint, _)| endpoint.ready);
+        let standing = |endpoint: &EndpointFacts| match (endpoint.ready, endpoint.terminating) {
+            (true, _) => Standing::Ready,
+            (false, true) if endpoint.serving && !any_ready => Standing::Last,
+            (false, true) => Standing::Terminating,
+            (false, false) => Standing::NotReady,
+        };
+        let one = |(id, (endpoint, target)): (String, (&'a EndpointFacts, u16))| {
+            let instance = Instance {
+                id,
+                address: SocketAddr::new(endpoint.ip, target),
+                sidecar: self.sidecar(endpoint),
+                weight: 1,
+                labels: BTreeMap::new(),
+                zone: endpoint.zone.as_deref().map(str::to_owned),
+                down: false,
+            };
+            (endpoint, Endpoint { instance, standing: standing(endpoint) })
+        };
+        by_id.into_iter().map(one).collect()
+    }
+
+    /// In the family that the Service prefers; a slice that is being moved to another may hold an older word.
+    fn rank(&self, endpoint: &EndpointFacts) -> (bool, bool) {
+        (endpoint.ip.is_ipv6() == self.found.service.prefers_v6, endpoint.ready)
+    }
+
+    fn sidecar(&self, endpoint: &EndpointFacts) -> Option<Sidecar> {
+        let (id, pod) = self.found.pods.get(endpoint.pod.as_deref()?)?;
+        let path = format!("ns/{}/sa/{}", id.namespace, pod.account);
+        let identity = SpiffeId::of(&self.setting.trust_domain, &path).ok()?;
+        Some(Sidecar { inbound: SocketAddr::new(endpoint.ip, SIDECAR_PORT), identity })
+    }
+
+    fn named_pods(
+        &self,
+        port: &ServicePort,
+        whole: &Service,
+        endpoints: &[(&EndpointFacts, Endpoint)],
+        is_default: bool,
+    ) -> Vec<Translated> {
+        let Id { namespace, name } = self.found.id;
+        let mut taken = BTreeSet::new();
+        let named = endpoints.iter().filter_map(|(facts, endpoint)| {
+            let host = facts.hostname.as_deref().filter(|host| taken.insert(*host))?;
+            let short = format!("{host}.{name}.{namespace}");
+            let own = if is_default { short.clone() } else { format!("{short}.{}", port.port) };
+            let mut service = whole.clone();
+            service.name = ServiceName::parse(&own).ok()?;
+            service.authorities = self.authorities(&short, port.port, is_default);
+            service.addresses = vec![endpoint.instance.address];
+            Some(Translated { service, endpoints: vec![endpoint.clone()] })
+        });
+        named.collect()
+    }
+}
+
+/// As [`crate::Discovery`] does, from whole objects: what a Service is to a mesh.
+pub fn translate(
+    setting: &Setting,
+    service: k8s_openapi::api::core::v1::Service,
+    slices: Vec<k8s_openapi::api::discovery::v1::EndpointSlice>,
+    injected: Vec<k8s_openapi::api::core::v1::Pod>,
+    namespace: Option<k8s_openapi::api::core::v1::Namespace>,
+) -> Vec<Translated> {
+    let Some((id, service)) = ServiceFacts::of(service) else { return Vec::new() };
+    let slices: Vec<_> = slices.into_iter().filter_map(SliceFacts::of).map(|(_, slice)| slice).collect();
+    let pods = injected.into_iter().filter_map(PodFacts::of).map(|(id, pod)| (pod.uid.clone(), (id, pod))).collect();
+    let namespace = namespace.and_then(NamespaceFacts::of).map(|(_, namespace)| namespace);
+    let found = Found {
+        id: &id,
+        service: &service,
+        namespace: namespace.as_ref(),
+        slices: slices.iter().filter(|slice| slice.service == id.name).collect(),
+        pods: &pods,
+    };
+    translated(setting, &found)
+}

@@ -1,0 +1,58 @@
+//! Patches: JSON merge patch (RFC 7386), and of JSON patch (RFC 6902) add, replace, remove and test.
+
+use serde_json::{Map, Value};
+
+/// RFC 7386, section 2.
+pub(super) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(into) = target else { return };
+    for (key, value) in fields {
+        if value.is_null() {
+            into.remove(key);
+        } else {
+            merge(into.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// `Err` says which operation is not possible.
+pub(super) fn json(target: &mut Value, operations: &Value) -> Result<(), String> {
+    for operation in operations.as_array().into_iter().flatten() {
+        let path = operation["path"].as_str().unwrap_or_default();
+        one(target, operation, path).ok_or_else(|| format!("the server rejected our request: {operation}"))?;
+    }
+    Ok(())
+}
+
+fn one(target: &mut Value, operation: &Value, path: &str) -> Option<()> {
+    let value = operation["value"].clone();
+    let word = operation["op"].as_str()?;
+    if word == "test" {
+        return (target.pointer(path) == Some(&value)).then_some(());
+    }
+    let (parent, last) = path.rsplit_once('/')?;
+    let last = last.replace("~1", "/").replace("~0", "~");
+    match (target.pointer_mut(parent)?, word) {
+        (Value::Object(fields), "add") => drop(fields.insert(last, value)),
+        (Value::Object(fields), "replace") => *fields.get_mut(&last)? = value,
+        (Value::Object(fields), "remove") => drop(fields.remove(&last)?),
+        (Value::Array(items), "add") if last == "-" => items.push(value),
+        (Value::Array(items), "add") => {
+            let at = last.parse().ok().filter(|at| *at <= items.len())?;
+            items.insert(at, value);
+        }
+        (Value::Array(items), "replace") => *items.get_mut(last.parse::<usize>().ok()?)? = value,
+        (Value::Array(items), "remove") => {
+            let at = last.parse().ok().filter(|at| *at < items.len())?;
+            items.remove(at);
+        }
+        _ => return None,
+    }
+    Some(())
+}
