@@ -1,9 +1,7 @@
 use crate::output;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use fusewire_control::{
-    EtcdSettings, EtcdTls, EtcdUser, KubernetesSettings, Settings, StoreSettings, WebhookSettings,
-};
+use fusewire_control::{EtcdSettings, EtcdTls, EtcdUser, KubernetesSettings, Settings, StoreSettings, WebhookSettings};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -104,11 +104,11 @@ impl Webhook {
         let asked = client.clone();
         let lookup: Lookup = Arc::new(move |name| {
             let client = asked.clone();
-            Box::pin(async move { cluster::namespace(&client, &name).await })
+            Box::pin(async move { injector::namespace(&client, &name).await })
         });
         tokio::select! {
             () = self.accept(listener, injecting, lookup) => {}
-            () = cluster::keep_ca_bundle(client, self.roots.subscribe()) => {}
+            () = injector::keep_ca_bundle(client, self.roots.subscribe()) => {}
         }
     }
 
@@ -134,10 +134,10 @@ impl Webhook {
 }
 
 async fn found(settings: &WebhookSettings) -> Result<(fusewire_kubernetes::Client, String), InjectorError> {
-    let client = cluster::client(None).await?;
+    let client = injector::client(None).await?;
     let image = match (&settings.image, &settings.pod) {
         (Some(image), _) => image.clone(),
-        (None, Some(pod)) => cluster::image_of(&client, &settings.namespace, pod, "control").await?,
+        (None, Some(pod)) => injector::image_of(&client, &settings.namespace, pod, "control").await?,
         (None, None) => {
             let cause = "name it with --inject-image, or this pod with --kubernetes-pod".into();
             return Err(InjectorError::Request { what: "the image of sidecars".into(), cause });

@@ -7,8 +7,8 @@
 
 mod render;
 
-use crate::injector::{InjectorError, WEBHOOK};
 use crate::inject::TRUST;
+use crate::injector::{InjectorError, WEBHOOK};
 use k8s_openapi::api::core::v1;
 use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};

@@ -41,10 +41,7 @@ pub(crate) fn listen_on(
     }
 }
 
-fn bound(
-    address: SocketAddr,
-    prepared: impl Fn(&Socket) -> io::Result<()>,
-) -> io::Result<std::net::TcpListener> {
+fn bound(address: SocketAddr, prepared: impl Fn(&Socket) -> io::Result<()>) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(address.ip() != std::net::IpAddr::from([0u16; 8]))?;
