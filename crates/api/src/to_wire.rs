@@ -7,6 +7,7 @@
 //! names), so that a content hash means the same on both sides and across restarts.
 
 mod policy;
+mod routes;
 
 pub(crate) use policy::CAUSES;
 
@@ -16,7 +17,6 @@ use fusewire_model::policy::Plain;
 use fusewire_model::resource::{
     Answer, Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Trust,
 };
-use fusewire_model::route::{HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule};
 use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -81,7 +81,7 @@ pub(crate) fn body(resource: &Resource) -> v1::resource::Body {
         Resource::Endpoints(e) => Body::Endpoints(endpoints(e)),
         Resource::Override(o) => Body::Overrides(overrides(o)),
         Resource::Inbound(i) => Body::Inbound(inbound(i)),
-        Resource::Route(r) => Body::Route(route(r)),
+        Resource::Route(r) => Body::Route(routes::route(r)),
     }
 }
 
@@ -186,38 +186,6 @@ fn inbound(inbound: &Inbound) -> v1::Inbound {
         plain_callers: p.plain == Plain::Allow,
     };
     v1::Inbound { ports: inbound.ports.iter().map(port).collect() }
-}
-
-fn route(table: &RouteTable) -> v1::Route {
-    v1::Route { rules: table.rules.iter().map(rule).collect() }
-}
-
-fn rule(rule: &Rule) -> v1::Rule {
-    let backend = |b: &fusewire_model::route::Backend| v1::Backend { service: b.service.to_string(), weight: b.weight };
-    v1::Rule {
-        name: rule.name.clone(),
-        r#match: Some(matches(&rule.matches)),
-        backends: rule.backends.iter().map(backend).collect(),
-        policy: rule.policy.as_ref().map(ToString::to_string).unwrap_or_default(),
-    }
-}
-
-fn matches(matches: &Match) -> v1::Match {
-    let path = match &matches.path {
-        PathMatch::Any => None,
-        PathMatch::Exact(path) => Some(v1::r#match::Path::Exact(path.clone())),
-        PathMatch::Prefix(path) => Some(v1::r#match::Path::Prefix(path.clone())),
-    };
-    v1::Match { path, methods: matches.methods.clone(), headers: matches.headers.iter().map(header).collect() }
-}
-
-fn header(header: &HeaderMatch) -> v1::HeaderMatch {
-    let value = match &header.value {
-        HeaderValueMatch::Exact(value) => v1::header_match::Value::Exact(value.clone()),
-        HeaderValueMatch::Present => v1::header_match::Value::Present(true),
-        HeaderValueMatch::Absent => v1::header_match::Value::Present(false),
-    };
-    v1::HeaderMatch { name: header.name.clone(), value: Some(value) }
 }
 
 /// A part of a millisecond counts as a whole one, so that nothing becomes "at once".

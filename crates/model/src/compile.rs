@@ -75,8 +75,9 @@ impl Closure<'_> {
 
     fn route(&mut self, table: &Arc<RouteTable>) -> Key {
         for rule in &table.rules {
-            for backend in &rule.backends {
-                self.service(&backend.service);
+            let backends = rule.backends.iter().filter_map(|backend| backend.service.as_ref());
+            for service in backends.chain(rule.mirrors().iter().map(|mirror| &mirror.service)) {
+                self.service(service);
             }
             if let Some(policy) = &rule.policy {
                 self.policy(policy);

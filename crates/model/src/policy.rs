@@ -77,9 +77,9 @@ pub enum Scope {
     Route,
 }
 
-/// A share of traces, in millionths: 0 to 1,000,000.
+/// A share, in millionths: 0 to 1,000,000.
 ///
-/// What a request's caller decided wins over it. Every sidecar decides from the trace id alone, so two that are given the
+/// Of traces: what a request's caller decided wins over it. Every sidecar decides from the trace id alone, so two that are given the
 /// same share of the same trace come to the same answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ratio(u32);

@@ -1,9 +1,18 @@
-//! Routes: match (authority, path, method, headers) and where the request then goes.
+//! Routes: match (authority, path, method, headers, query), what is changed on the way, and where the request then goes.
 //!
 //! All routes that name an authority form one [`RouteTable`]; its rules are tried in the order they were written and the
 //! first that matches wins. A service's own name is an authority too: without a route it means "everything to that service".
 
+mod change;
+mod matching;
+mod pattern;
+
 use crate::name::{PolicyName, ServiceName};
+pub use change::{
+    Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, may_edit,
+};
+pub use matching::{HeaderMatch, Match, PathMatch, QueryMatch, Request, ValueMatch};
+pub use pattern::{MAX_PATTERNS, Pattern};
 
 /// `host` or `host:port`, lower-case, IPv6 in brackets. A table for `host:port` wins over one for `host`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -30,56 +39,28 @@ pub struct Rule {
     /// The route object it came from and its place there, such as `checkout[0]`: for logs and `why`.
     pub name: String,
     pub matches: Match,
-    /// At least one; weights 0..=1_000_000, not all 0.
+    /// At least one, weights 0..=1_000_000, not all 0; none where `filters` redirect.
     pub backends: Vec<Backend>,
     /// Overrides the policy of the backend's service for requests that take this rule.
     pub policy: Option<PolicyName>,
+    /// `None`: the request goes as it came.
+    pub filters: Option<Box<Filters>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    pub service: ServiceName,
+    /// `None`: what was named does not exist or may not be used, and its share is answered with 500 (Gateway API).
+    pub service: Option<ServiceName>,
     pub weight: u32,
+    /// After those of the rule.
+    pub edits: Option<Box<Edits>>,
 }
 
-/// All parts must match; an empty part matches everything.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Match {
-    pub path: PathMatch,
-    /// Upper-case methods; empty: any.
-    pub methods: Vec<String>,
-    pub headers: Vec<HeaderMatch>,
-}
-
-#[derive(Clone, Debug, PartialEq, Default)]
-pub enum PathMatch {
-    #[default]
-    Any,
-    Exact(String),
-    /// By whole segments, as Gateway API: `/api` matches `/api` and `/api/x`, not `/apix`.
-    Prefix(String),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct HeaderMatch {
-    /// Lower-case.
-    pub name: String,
-    pub value: HeaderValueMatch,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum HeaderValueMatch {
-    Exact(String),
-    Present,
-    Absent,
-}
-
-/// What a rule may look at, without naming an HTTP library.
-pub trait Request {
-    fn path(&self) -> &str;
-    fn method(&self) -> &str;
-    /// Whether some value of header `name` satisfies `wanted`.
-    fn any_header(&self, name: &str, wanted: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+impl Backend {
+    /// To `service`, unchanged.
+    pub fn to(service: ServiceName, weight: u32) -> Self {
+        Self { service: Some(service), weight, edits: None }
+    }
 }
 
 impl Authority {
@@ -153,8 +134,9 @@ impl RouteTable {
         let rule = Rule {
             name: service.to_string(),
             matches: Match::default(),
-            backends: vec![Backend { service: service.clone(), weight: 1 }],
+            backends: vec![Backend::to(service.clone(), 1)],
             policy: None,
+            filters: None,
         };
         Self { authority: Authority::of_service(service), rules: vec![rule] }
     }
@@ -165,38 +147,14 @@ impl RouteTable {
     }
 }
 
-impl Match {
-    pub fn matches(&self, request: &impl Request) -> bool {
-        self.path.matches(request.path())
-            && (self.methods.is_empty() || self.methods.iter().any(|m| m == request.method()))
-            && self.headers.iter().all(|h| h.matches(request))
-    }
-}
-
-impl PathMatch {
-    fn matches(&self, path: &str) -> bool {
-        match self {
-            PathMatch::Any => true,
-            PathMatch::Exact(wanted) => path == wanted,
-            PathMatch::Prefix(prefix) => {
-                let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-                path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
-        }
-    }
-}
-
-impl HeaderMatch {
-    fn matches(&self, request: &impl Request) -> bool {
-        match &self.value {
-            HeaderValueMatch::Exact(wanted) => request.any_header(&self.name, &mut |v| v == wanted.as_bytes()),
-            HeaderValueMatch::Present => request.any_header(&self.name, &mut |_| true),
-            HeaderValueMatch::Absent => !request.any_header(&self.name, &mut |_| true),
-        }
-    }
-}
-
 impl Rule {
+    pub fn redirect(&self) -> Option<&Redirect> {
+        self.filters.as_ref()?.redirect.as_ref()
+    }
+    pub fn mirrors(&self) -> &[Mirror] {
+        self.filters.as_ref().map_or(&[], |filters| &filters.mirrors)
+    }
+
     /// The index of the backend that `random` (uniform over u64) falls on, in proportion to the weights.
     pub fn backend(&self, random: u64) -> Option<usize> {
         if self.backends.len() == 1 {
@@ -218,86 +176,34 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    struct Get<'a>(&'a str, &'a str, &'a [(&'a str, &'a str)]);
+    struct Get<'a>(&'a str);
 
     impl Request for Get<'_> {
-        fn path(&self) -> &str {
-            self.1
+        fn authority(&self) -> &str {
+            "shop"
         }
-        fn method(&self) -> &str {
+        fn path(&self) -> &str {
             self.0
         }
-        fn any_header(&self, name: &str, wanted: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-            self.2.iter().any(|(n, value)| *n == name && wanted(value.as_bytes()))
+        fn query(&self) -> Option<&str> {
+            None
         }
-    }
-
-    fn matched(path: PathMatch, request: &str) -> bool {
-        Match { path, ..Match::default() }.matches(&Get("GET", request, &[]))
+        fn method(&self) -> &str {
+            "GET"
+        }
+        fn any_header(&self, _: &str, _: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+            false
+        }
     }
 
     fn rule(name: &str, matches: Match, weights: &[(&str, u32)]) -> Rule {
-        let backend = |(name, weight): &(&str, u32)| Backend {
-            service: ServiceName::parse(name).expect("a name"),
-            weight: *weight,
-        };
-        Rule { name: name.into(), matches, backends: weights.iter().map(backend).collect(), policy: None }
-    }
-
-    #[test]
-    fn an_empty_match_matches_everything() {
-        for path in ["/", "/x", "*", ""] {
-            assert!(matched(PathMatch::Any, path), "{path}");
-        }
-    }
-
-    #[test]
-    fn an_exact_path_is_the_whole_path() {
-        let exact = || PathMatch::Exact("/api".into());
-        assert!(matched(exact(), "/api"));
-        for path in ["/api/", "/API", "/ap", "/api/x"] {
-            assert!(!matched(exact(), path), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_prefix_is_matched_by_whole_segments() {
-        for prefix in ["/api", "/api/"] {
-            for (path, wanted) in
-                [("/api", true), ("/api/", true), ("/api/x", true), ("/apix", false), ("/", false), ("/x/api", false)]
-            {
-                assert_eq!(matched(PathMatch::Prefix(prefix.into()), path), wanted, "{prefix} {path}");
-            }
-        }
-        assert!(matched(PathMatch::Prefix("/".into()), "/") && matched(PathMatch::Prefix("/".into()), "/x"));
-    }
-
-    #[test]
-    fn methods_are_alternatives_and_keep_their_case() {
-        let matches = Match { methods: vec!["GET".into(), "HEAD".into()], ..Match::default() };
-        for (method, wanted) in [("GET", true), ("HEAD", true), ("POST", false), ("get", false)] {
-            assert_eq!(matches.matches(&Get(method, "/", &[])), wanted, "{method}");
-        }
-    }
-
-    #[test]
-    fn every_header_must_match_and_any_of_its_values_may() {
-        let header = |name: &str, value| HeaderMatch { name: name.into(), value };
-        let headers = vec![
-            header("x-canary", HeaderValueMatch::Exact("1".into())),
-            header("x-debug", HeaderValueMatch::Present),
-            header("x-old", HeaderValueMatch::Absent),
-        ];
-        let matches = Match { headers, ..Match::default() };
-        let cases: [(&[(&str, &str)], bool); 5] = [
-            (&[("x-canary", "1"), ("x-debug", "")], true),
-            (&[("x-canary", "0"), ("x-canary", "1"), ("x-debug", "y")], true),
-            (&[("x-canary", "1")], false),
-            (&[("x-canary", "10"), ("x-debug", "")], false),
-            (&[("x-canary", "1"), ("x-debug", ""), ("x-old", "")], false),
-        ];
-        for (headers, wanted) in cases {
-            assert_eq!(matches.matches(&Get("GET", "/", headers)), wanted, "{headers:?}");
+        let backend = |(name, weight): &(&str, u32)| Backend::to(ServiceName::parse(name).expect("a name"), *weight);
+        Rule {
+            name: name.into(),
+            matches,
+            backends: weights.iter().map(backend).collect(),
+            policy: None,
+            filters: None,
         }
     }
 
@@ -306,15 +212,17 @@ mod tests {
         let under = |prefix: &str| Match { path: PathMatch::Prefix(prefix.into()), ..Match::default() };
         let rules = vec![rule("a", under("/a/b"), &[]), rule("b", under("/a"), &[]), rule("c", under("/a/b/c"), &[])];
         let table = RouteTable { authority: Authority::parse("x").expect("an authority"), rules };
-        let found = |path| table.find(&Get("GET", path, &[])).map(|rule| rule.name.as_str());
+        let found = |path| table.find(&Get(path)).map(|rule| rule.name.as_str());
         assert_eq!((found("/a/b/c"), found("/a/c"), found("/c")), (Some("a"), Some("b"), None));
     }
 
     #[test]
     fn backends_are_chosen_in_proportion_to_their_weights() {
         let rule = rule("r", Match::default(), &[("a", 0), ("b", 90), ("c", 0), ("d", 10), ("e", 0)]);
-        let chosen = |random| rule.backend(random).map(|b| rule.backends[b].service.to_string());
-        let count = |name: &str| (0..1_000).filter(|random| chosen(*random).as_deref() == Some(name)).count();
+        let chosen = |random| rule.backend(random).and_then(|b| rule.backends[b].service.clone());
+        let count = |name: &str| {
+            (0..1_000).filter(|random| chosen(*random).is_some_and(|chosen| chosen.as_str() == name)).count()
+        };
         assert_eq!([count("a"), count("b"), count("c"), count("d"), count("e")], [0, 900, 0, 100, 0]);
         assert!(chosen(u64::MAX).is_some());
     }

@@ -7,8 +7,10 @@ use crate::bounds::Over;
 use fusewire_model::ServiceName;
 use fusewire_resilience::{Happening, Outcome, classify};
 use fusewire_telemetry::Reason;
-use fusewire_telemetry::metrics::{Direction, Limit};
+use fusewire_telemetry::metrics::{Direction, Limit, RouteMetrics};
+use http::{HeaderValue, StatusCode};
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Whose circuit is open.
@@ -22,9 +24,21 @@ pub(crate) enum Scope {
     Ramp,
 }
 
+/// Where a rule's redirect leads, and the rule's own count of what it did.
+#[derive(Clone, Debug)]
+pub(crate) struct Redirected {
+    pub(crate) status: StatusCode,
+    pub(crate) location: HeaderValue,
+    pub(crate) route: Arc<RouteMetrics>,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     NoRoute,
+    /// No fault of anybody's: the route's rule answers.
+    Redirected(Box<Redirected>),
+    /// What the route's rule names does not exist.
+    NoBackend,
     /// The control plane did not say in time what the authority means.
     DiscoveryTimeout,
     Denied(Cow<'static, str>),
@@ -99,6 +113,8 @@ impl Fault {
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Fault::NoRoute => Reason::NoRoute,
+            Fault::Redirected(_) => Reason::Redirected,
+            Fault::NoBackend => Reason::NoBackend,
             Fault::Denied(_) | Fault::PlainDenied | Fault::PeerDenied | Fault::Untold => Reason::Denied,
             Fault::BadRequest(_) => Reason::BadRequest,
             Fault::TooLarge => Reason::HeaderTooLarge,
@@ -144,6 +160,8 @@ impl Fault {
     pub(crate) fn happening(&self) -> Happening {
         match self {
             Fault::NoRoute
+            | Fault::Redirected(_)
+            | Fault::NoBackend
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
@@ -197,6 +215,8 @@ impl Fault {
             // true, but no instance could do better
             Fault::OwnIdentity(_)
             | Fault::NoRoute
+            | Fault::Redirected(_)
+            | Fault::NoBackend
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
@@ -249,7 +269,8 @@ impl Fault {
     /// One clause for `fusewire-detail` and the access log: what an operator would ask next.
     pub(crate) fn detail(&self) -> Option<Cow<'static, str>> {
         Some(match self {
-            Fault::NoRoute => "no route or service has this authority, path, method and headers".into(),
+            Fault::NoRoute => "no route or service has this authority, path, method, headers and query".into(),
+            Fault::NoBackend => "what the route names for this share of the requests does not exist".into(),
             Fault::DiscoveryTimeout => {
                 "the control plane did not answer in time and nothing is held for this authority".into()
             }
@@ -300,7 +321,7 @@ impl Fault {
             Fault::DeadlineExceeded => "the caller's deadline is over".into(),
             Fault::IdleTimeout => "no byte within timeout.idle".into(),
             Fault::ConnectTimeout => "no connection within timeout.connect".into(),
-            Fault::Unsent | Fault::CallerGone | Fault::Draining => return None,
+            Fault::Redirected(_) | Fault::Unsent | Fault::CallerGone | Fault::Draining => return None,
         })
     }
 }

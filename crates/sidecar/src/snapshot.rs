@@ -2,15 +2,17 @@
 //!
 //! Invariant 2: a request loads exactly one.
 
-use crate::fault::{Fault, Scope};
+use crate::fault::{Fault, Redirected, Scope};
+use crate::http::filters::Filters;
 use crate::upstream::service::Upstream;
 use fusewire_model::ServiceName;
 use fusewire_model::health::HealthCheck;
 use fusewire_model::policy::{Plain, Policy};
-use fusewire_model::route::{Backend, Match, Rule};
+use fusewire_model::route::{Backend, Match, Redirect, Request, Rule};
 use fusewire_model::service::Allow;
 use fusewire_resilience::{Outcome, Refusal, RefusalCause, ServicePass, ServiceScope, Time};
 use fusewire_telemetry::metrics::{Direction, RouteMetrics};
+use http::{HeaderValue, StatusCode};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -81,8 +83,10 @@ pub(crate) struct Route {
 
 pub(crate) struct RouteRule {
     pub(crate) rule: Rule,
-    /// In the order of `rule.backends`; `None` where the service is not held (its resource was refused).
+    /// In the order of `rule.backends`; `None` where the service is not held (its resource was refused), or there is none.
     pub(crate) upstreams: Vec<Option<Arc<Upstream>>>,
+    /// In the same order; `None` where the rule changes nothing.
+    pub(crate) filters: Option<Box<[Option<Arc<Filters>>]>>,
     /// The rule's own policy, over that of the backend's service.
     pub(crate) policy: Option<Arc<Policy>>,
     /// A circuit of its own, where its policy says so.
@@ -111,6 +115,8 @@ pub(crate) struct Target {
     /// Whether what failed may be made again. A fallback's request is not: it stands in for one that was.
     pub(crate) retries: bool,
     pub(crate) others: Others,
+    /// What the route's rule changes on the way, if anything.
+    pub(crate) filters: Option<Arc<Filters>>,
 }
 
 impl Target {
@@ -120,7 +126,7 @@ impl Target {
     }
     pub(crate) fn service(upstream: &Arc<Upstream>, others: Others) -> Self {
         let (upstream, policy) = (upstream.clone(), upstream.policy.clone());
-        Self { upstream, policy, route: None, scope: None, retries: true, others }
+        Self { upstream, policy, route: None, scope: None, retries: true, others, filters: None }
     }
 
     /// What `service` is to a request that this target failed: its circuits, and no further attempt.
@@ -180,13 +186,11 @@ fn refused(Refusal { cause, retry_after }: Refusal, scope: Scope, service: &Serv
 impl Route {
     /// Everything to one service.
     pub(crate) fn to(upstream: Arc<Upstream>, metrics: Arc<RouteMetrics>, others: Others) -> Self {
-        let backend = Backend { service: upstream.name.clone(), weight: 1 };
+        let backends = vec![Backend::to(upstream.name.clone(), 1)];
         let name = upstream.name.to_string();
-        let rule = Rule { name, matches: Match::default(), backends: vec![backend], policy: None };
-        Self {
-            rules: vec![RouteRule { rule, upstreams: vec![Some(upstream)], policy: None, scope: None, metrics }],
-            others,
-        }
+        let rule = Rule { name, matches: Match::default(), backends, policy: None, filters: None };
+        let upstreams = vec![Some(upstream)];
+        Self { rules: vec![RouteRule { rule, upstreams, filters: None, policy: None, scope: None, metrics }], others }
     }
 
     /// Where it leads to one service whatever is asked, that one.
@@ -197,13 +201,30 @@ impl Route {
     }
 
     /// The first rule that matches, and the backend that `random` falls on.
-    pub(crate) fn target(&self, request: &impl fusewire_model::route::Request, random: u64) -> Result<Target, Fault> {
+    pub(crate) fn target(&self, request: &impl Request, random: u64) -> Result<Target, Fault> {
         let found = self.rules.iter().find(|r| r.rule.matches.matches(request)).ok_or(Fault::NoRoute)?;
+        if let Some(redirect) = found.rule.redirect() {
+            return Err(found.redirected(redirect, request));
+        }
         let chosen = found.rule.backend(random).ok_or(Fault::NoRoute)?;
+        if found.rule.backends.get(chosen).is_some_and(|backend| backend.service.is_none()) {
+            return Err(Fault::NoBackend);
+        }
         // its share is not shifted to the others: that would send all of the traffic to a canary
         let upstream = found.upstreams.get(chosen).and_then(Option::as_ref).ok_or(Fault::NoInstance)?;
         let policy = found.policy.as_ref().unwrap_or(&upstream.policy).clone();
         let (route, others) = (Some(found.metrics.clone()), self.others.clone());
-        Ok(Target { upstream: upstream.clone(), policy, route, scope: found.scope.clone(), retries: true, others })
+        let filters = found.filters.as_ref().and_then(|each| each.get(chosen)?.clone());
+        let (upstream, scope) = (upstream.clone(), found.scope.clone());
+        Ok(Target { upstream, policy, route, scope, retries: true, others, filters })
+    }
+}
+
+impl RouteRule {
+    fn redirected(&self, redirect: &Redirect, request: &impl Request) -> Fault {
+        let location = HeaderValue::try_from(redirect.location(request, &self.rule.matches.path));
+        let Ok(location) = location else { return Fault::BadRequest("the target is not ASCII".into()) };
+        let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
+        Fault::Redirected(Box::new(Redirected { status, location, route: self.metrics.clone() }))
     }
 }

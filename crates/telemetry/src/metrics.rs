@@ -23,7 +23,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-pub use series::{BY_STATUS, Ended, FALLBACKS, HEDGE, InstanceMetrics, Requests, RouteMetrics, ServiceMetrics};
+pub use series::{
+    BY_STATUS, Ended, FALLBACKS, HEDGE, InstanceMetrics, NOT_MIRRORED, Requests, RouteMetrics, ServiceMetrics,
+};
 use series::{CLASSES, OUTCOMES, Seconds, instance_latency, latency};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -135,6 +137,7 @@ pub struct Metrics {
     retry_denied: Family<DeniedLabels, Counter>,
     retry_budget: Family<ServiceLabels, Gauge>,
     fallbacks: Family<FallbackLabels, Counter>,
+    mirror_skipped: Family<SkippedLabels, Counter>,
     reasons: Family<ReasonLabels, Counter>,
     refused: Family<LimitLabels, Counter>,
     gate_limit: Family<PortLabels, Gauge>,
@@ -199,6 +202,7 @@ impl Metrics {
             retry_denied: Family::default(),
             retry_budget: Family::default(),
             fallbacks: Family::default(),
+            mirror_skipped: Family::default(),
             reasons: Family::default(),
             refused: Family::default(),
             gate_limit: Family::default(),
@@ -268,6 +272,7 @@ impl Metrics {
         r.register("retry_denied", "Failed attempts that were not, by reason", m.retry_denied.clone());
         r.register("retry_budget", "Retries that a service's successes have paid for", m.retry_budget.clone());
         r.register("fallback", "Answers that stood in for a service's, by type and cause", m.fallbacks.clone());
+        r.register("mirror_skipped", "Copies that a route asked for and that were not sent", m.mirror_skipped.clone());
         r.register("request_errors", "Answers that the mesh originated, by reason", m.reasons.clone());
         r.register("limit_refused", "Requests that a limit of ours kept from every instance", m.refused.clone());
         r.register(
@@ -367,6 +372,7 @@ impl Metrics {
             retries: self.retries.clone(),
             denied: self.retry_denied.clone(),
             fallbacks: self.fallbacks.clone(),
+            mirror_skipped: self.mirror_skipped.clone(),
             refused: self.refused.clone(),
             service,
         }
@@ -424,6 +430,9 @@ impl Metrics {
         let denied = Denied::ALL.map(Denied::as_str).into_iter().chain(Broke::ALL.map(Broke::as_str));
         for reason in denied {
             self.retry_denied.remove(&DeniedLabels { service: service.clone(), reason });
+        }
+        for cause in NOT_MIRRORED {
+            self.mirror_skipped.remove(&SkippedLabels { service: service.clone(), cause });
         }
         for r#type in FALLBACKS {
             for cause in Reason::ALL.iter().map(|r| r.word()).chain([BY_STATUS]) {

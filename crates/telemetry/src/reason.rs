@@ -41,8 +41,12 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// No route or service has this authority, path, method and headers.
+    /// No route or service has this authority, path, method, headers and query.
     NoRoute = "no-route", 404, UNIMPLEMENTED;
+    /// The route's rule sends the caller elsewhere, by the status that it says. No failure.
+    Redirected = "redirected", 302, UNIMPLEMENTED;
+    /// What the route's rule names for this share of the requests does not exist, or may not be used.
+    NoBackend = "no-backend", 500, UNAVAILABLE;
     /// The peer's identity, or its lack of one, is not let in; or talking in clear is not allowed.
     Denied = "denied", 403, PERMISSION_DENIED;
     /// The request cannot be understood or carried.
@@ -86,6 +90,11 @@ reasons! {
 impl Reason {
     pub fn status(self) -> StatusCode {
         StatusCode::from_u16(self.status_code()).unwrap_or(StatusCode::BAD_GATEWAY)
+    }
+
+    /// Whether anything went wrong.
+    pub fn is_failure(self) -> bool {
+        self != Self::Redirected
     }
 }
 

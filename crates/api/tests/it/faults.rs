@@ -42,7 +42,7 @@ fn a_fault_says_which_resource_where_in_it_and_why() {
 
 #[test]
 fn routes_without_a_usable_backend_are_refused() {
-    let backend = |service: &str, weight| v1::Backend { service: service.into(), weight };
+    let backend = |service: &str, weight| v1::Backend { service: service.into(), weight, ..v1::Backend::default() };
     assert_eq!(rule(vec![]), r#"route "shop:80": rules[0].backends: at least one backend is needed"#);
     assert_eq!(
         rule(vec![backend("a", 0), backend("b", 0)]),
@@ -53,6 +53,60 @@ fn routes_without_a_usable_backend_are_refused() {
         r#"route "shop:80": rules[0].backends[0].weight: must be 0..=1000000, got 1000001"#
     );
     assert!(rule(vec![backend("UPPER", 1)]).contains("rules[0].backends[0].service: "));
+}
+
+#[test]
+fn what_a_rule_may_not_change_is_refused_here_too() {
+    let backends = vec![v1::Backend { service: "a".into(), weight: 1, ..v1::Backend::default() }];
+    let filtered = |filters: v1::Filters, backends: &[v1::Backend], matches: v1::Match| {
+        let (backends, filters) = (backends.to_vec(), Some(filters));
+        let rule = v1::Rule { name: "r[0]".into(), backends, filters, r#match: Some(matches), ..v1::Rule::default() };
+        refused("shop:80", Body::Route(v1::Route { rules: vec![rule] }))
+    };
+    let any = v1::Match::default;
+    let label = |name: &str, value: &str| v1::Label { name: name.into(), value: value.into() };
+    for (name, value) in [("host", "x"), ("fusewire-reason", "x"), ("te", "x"), ("X-A", "x"), ("x-a", "\r\nx: y")] {
+        let edits = v1::HeaderEdits { set: vec![label(name, value)], ..v1::HeaderEdits::default() };
+        let filters = v1::Filters { request_headers: Some(edits), ..v1::Filters::default() };
+        let said = filtered(filters, &backends, any());
+        assert!(said.contains("rules[0].filters.request_headers.set[0]."), "{name}: {said}");
+    }
+    let path = |edit| v1::Filters { path: Some(v1::PathEdit { edit }), ..v1::Filters::default() };
+    let exact = v1::Match { path: Some(v1::r#match::Path::Exact("/a".into())), ..any() };
+    use v1::path_edit::Edit;
+    for (edit, matches, wanted) in [
+        (None, any(), "path: is of no kind"),
+        (Some(Edit::Whole("x".into())), any(), "path.whole: must begin"),
+        (Some(Edit::Whole("/x y".into())), any(), "path.whole: must be percent-encoded"),
+        (Some(Edit::Prefix("/x".into())), exact, "path.prefix: replaces a prefix"),
+    ] {
+        let said = filtered(path(edit), &backends, matches);
+        assert!(said.contains(wanted), "{said}");
+    }
+    let to = |redirect| v1::Filters { redirect: Some(redirect), ..v1::Filters::default() };
+    let found = || v1::Redirect { status: 302, ..v1::Redirect::default() };
+    for (redirect, backends, wanted) in [
+        (found(), &backends[..], "backends: none may stand beside a redirect"),
+        (v1::Redirect { status: 304, ..found() }, &[], "redirect.status: must be one of"),
+        (v1::Redirect { scheme: "ftp".into(), ..found() }, &[], "redirect.scheme: must be http or https"),
+        (v1::Redirect { host: "a:80".into(), ..found() }, &[], "redirect.host: must be without a port"),
+        (v1::Redirect { port: 70_000, ..found() }, &[], "redirect.port: must be 0..=65535"),
+    ] {
+        let said = filtered(to(redirect), backends, any());
+        assert!(said.contains(wanted), "{said}");
+    }
+    let both = v1::Filters { host: "x".into(), ..to(found()) };
+    assert!(filtered(both, &[], any()).contains("redirect: nothing may stand beside a redirect"));
+    let regex = |text: &str| v1::Match { path: Some(v1::r#match::Path::Regex(text.into())), ..any() };
+    assert!(filtered(v1::Filters::default(), &backends, regex("(")).contains("rules[0].match.regex: "));
+}
+
+#[test]
+fn a_table_holds_so_many_patterns_and_no_more() {
+    let matches = v1::Match { path: Some(v1::r#match::Path::Regex("/a".into())), ..v1::Match::default() };
+    let rule = v1::Rule { r#match: Some(matches), ..v1::Rule::default() };
+    let said = refused("shop:80", Body::Route(v1::Route { rules: vec![rule; 1_001] }));
+    assert!(said.contains("regular expressions"), "{said}");
 }
 
 #[test]

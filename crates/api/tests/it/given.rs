@@ -1,13 +1,14 @@
 //! Arbitrary model values, within what the model allows.
 
 mod policy;
+mod routes;
 
 use fusewire_model::health::{CheckKind, HealthCheck};
 use fusewire_model::policy::{Plain, PlainDefaults};
 use fusewire_model::resource::{
     Endpoints, Inbound, InboundPort, Overrides, Resource, ServiceSettings, Subscription, Subset, Trust,
 };
-use fusewire_model::route::{Authority, Backend, HeaderMatch, HeaderValueMatch, Match, PathMatch, RouteTable, Rule};
+use fusewire_model::route::Authority;
 use fusewire_model::service::{Allow, Hold, Instance, Override, Protocol, Sidecar};
 use fusewire_model::{PolicyName, ServiceName, SpiffeId};
 use proptest::collection::{btree_map, vec};
@@ -150,38 +151,9 @@ fn inbound() -> impl Strategy<Value = Resource> {
     })
 }
 
-fn route() -> impl Strategy<Value = Resource> {
-    let path = prop_oneof![
-        Just(PathMatch::Any),
-        "/[a-z/]{0,9}".prop_map(PathMatch::Exact),
-        "/[a-z/]{0,9}".prop_map(PathMatch::Prefix)
-    ];
-    let value = prop_oneof![
-        text().prop_map(HeaderValueMatch::Exact),
-        Just(HeaderValueMatch::Present),
-        Just(HeaderValueMatch::Absent)
-    ];
-    let header = ("[a-z][a-z0-9-]{0,9}", value).prop_map(|(name, value)| HeaderMatch { name, value });
-    let matches = (path, vec("[A-Z]{1,9}", 0..3), vec(header, 0..3)).prop_map(|(path, methods, headers)| Match {
-        path,
-        methods,
-        headers,
-    });
-    let backend =
-        |min: u32| (service_name(), min..=1_000_000).prop_map(|(service, weight)| Backend { service, weight });
-    let backends = (backend(1), vec(backend(0), 0..3)).prop_map(|(first, mut rest)| {
-        rest.insert(0, first);
-        rest
-    });
-    let rule = ("[a-z]{1,9}\\[[0-9]\\]", matches, backends, option::of(policy_name()))
-        .prop_map(|(name, matches, backends, policy)| Rule { name, matches, backends, policy });
-    (authority(), vec(rule, 0..4))
-        .prop_map(|(authority, rules)| Resource::Route(RouteTable { authority, rules }.into()))
-}
-
 pub(crate) fn resource() -> impl Strategy<Value = Resource> {
     let endpoints = endpoints_of("shop.catalog").prop_map(|e| Resource::Endpoints(e.into()));
-    prop_oneof![trust(), policy::policy(), service(), endpoints, overrides(), inbound(), route()]
+    prop_oneof![trust(), policy::policy(), service(), endpoints, overrides(), inbound(), routes::route()]
 }
 
 pub(crate) fn subscription() -> impl Strategy<Value = Subscription> {

@@ -114,8 +114,8 @@ impl Sidecar {
             let service = |name: &ServiceName| Key { kind: Kind::Service, name: name.to_string() };
             match resource {
                 Resource::Route(table) => {
-                    for backend in table.rules.iter().flat_map(|rule| &rule.backends) {
-                        assert!(self.held.contains_key(&service(&backend.service)), "{} of a route", backend.service);
+                    for name in table.rules.iter().flat_map(|rule| &rule.backends).flat_map(|b| &b.service) {
+                        assert!(self.held.contains_key(&service(name)), "{name} of a route");
                     }
                 }
                 Resource::Service(settings) => {

@@ -1,10 +1,15 @@
 //! `routes`: which authority, which requests, and where they then go.
 
+mod change;
+mod matching;
+
 use super::cursor::{Cursor, Entry, Fields};
 use super::mesh::Draft;
 use super::scalar::shown;
-use crate::route::{Authority, Backend, HeaderMatch, HeaderValueMatch, Match, PathMatch, Route, Rule};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::route::{Authority, Backend, MAX_PATTERNS, Route, Rule};
+use change::{edits, filters, redirect};
+use matching::matching;
+use std::collections::BTreeSet;
 
 /// `None` has its fault.
 pub(super) fn route(entry: &Entry<'_>, draft: &mut Draft) -> Option<Route> {
@@ -19,7 +24,7 @@ pub(super) fn route(entry: &Entry<'_>, draft: &mut Draft) -> Option<Route> {
     };
     let rules = match fields.get("rules") {
         Some(cursor) => {
-            for beside in ["match", "to", "policy"] {
+            for beside in KEYS {
                 if fields.get(beside).is_some() {
                     cursor.fault_with(format!("stands beside {beside}"), format!("move {beside} into a rule"));
                 }
@@ -30,6 +35,9 @@ pub(super) fn route(entry: &Entry<'_>, draft: &mut Draft) -> Option<Route> {
         None => Vec::from_iter(rule(&mut fields, &rule_name(entry.name, 0), draft)),
     };
     fields.finish();
+    if rules.iter().map(|rule| rule.matches.patterns()).sum::<usize>() > MAX_PATTERNS {
+        entry.fault(format!("holds more than {MAX_PATTERNS} regular expressions"));
+    }
     Some(Route { name: entry.name.into(), authorities, rules })
 }
 
@@ -72,11 +80,26 @@ fn rules(cursor: &Cursor<'_>, route: &str, draft: &mut Draft) -> Vec<Rule> {
     rules
 }
 
+/// What a rule may say, and a route of one rule.
+const KEYS: [&str; 8] =
+    ["match", "to", "redirect", "policy", "request_headers", "response_headers", "rewrite", "mirror"];
+
 fn rule(fields: &mut Fields<'_>, name: &str, draft: &mut Draft) -> Option<Rule> {
+    let name = name.into();
     let matches = fields.get("match").map(|c| matching(&c)).unwrap_or_default();
+    if let Some(cursor) = fields.get("redirect") {
+        for beside in KEYS.into_iter().filter(|key| !["match", "redirect"].contains(key)) {
+            if fields.get(beside).is_some() {
+                cursor.fault_with(format!("stands beside {beside}"), "what is redirected goes nowhere else: keep one");
+            }
+        }
+        let filters = redirect(&cursor, &matches.path)?;
+        return Some(Rule { name, matches, backends: Vec::new(), policy: None, filters: filters.boxed() });
+    }
     let backends = fields.required("to", "a service or a list of {service, weight}").map(|c| backends(&c, draft));
     let policy = fields.get("policy").and_then(|c| draft.policy_ref(&c));
-    Some(Rule { name: name.into(), matches, backends: backends?, policy })
+    let filters = filters(fields, &matches.path, draft).boxed();
+    Some(Rule { name, matches, backends: backends?, policy, filters })
 }
 
 fn backends(cursor: &Cursor<'_>, draft: &mut Draft) -> Vec<Backend> {
@@ -84,15 +107,10 @@ fn backends(cursor: &Cursor<'_>, draft: &mut Draft) -> Vec<Backend> {
     let mut backends = Vec::new();
     for cursor in cursor.one_or_list("a service or a list of {service, weight}") {
         if !cursor.is_map() {
-            backends.extend(draft.service_ref(&cursor).map(|service| Backend { service, weight: 1 }));
+            backends.extend(draft.service_ref(&cursor).map(|service| Backend::to(service, 1)));
             continue;
         }
-        let Some(mut fields) = cursor.map("a backend") else { continue };
-        let service = fields.required("service", "the name of a service").and_then(|c| draft.service_ref(&c));
-        let weight = fields.get("weight").and_then(|c| c.integer(0..=1_000_000));
-        fields.finish();
-        let weight = weight.and_then(|w| u32::try_from(w).ok()).unwrap_or(1);
-        backends.extend(service.map(|service| Backend { service, weight }));
+        backends.extend(backend(&cursor, draft));
     }
     if cursor.sink().count() == before {
         if backends.is_empty() {
@@ -104,48 +122,24 @@ fn backends(cursor: &Cursor<'_>, draft: &mut Draft) -> Vec<Backend> {
     backends
 }
 
-fn matching(cursor: &Cursor<'_>) -> Match {
-    let mut matches = Match::default();
-    let Some(mut fields) = cursor.map("a mapping of path, method and headers") else { return matches };
-    if let Some(cursor) = fields.get("path") {
-        matches.path = path(&cursor).unwrap_or_default();
-    }
-    for cursor in fields.get("method").iter().flat_map(|c| c.one_or_list("a method or a list of methods")) {
-        let method = cursor.parse("a method, such as GET", |text| token(text).then(|| text.to_ascii_uppercase()));
-        matches.methods.extend(method);
-    }
-    // a set: neither its order nor a repetition means anything
-    matches.methods.sort();
-    matches.methods.dedup();
-    let mut headers = BTreeMap::new();
-    for entry in fields.get("headers").iter().flat_map(|c| c.entries("a mapping of headers")) {
-        let Some(header) = header(&entry) else { continue };
-        if headers.insert(header.name.clone(), header).is_some() {
-            entry.fault("is already written: the case of a header's name does not count");
+/// `{service: shop, weight: 9, request_headers: {...}}`, or `{missing: true}` for a share that is answered with 500.
+fn backend(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<Backend> {
+    let mut fields = cursor.map("a backend")?;
+    let missing = fields.get("missing").and_then(|c| Some((c.clone(), c.boolean()?)));
+    let service = match &missing {
+        Some((cursor, true)) => {
+            if fields.get("service").is_some() {
+                cursor.fault_with("stands beside service", "keep one");
+            }
+            Some(None)
         }
-    }
-    matches.headers = headers.into_values().collect();
+        _ => fields.required("service", "the name of a service").and_then(|c| draft.service_ref(&c)).map(Some),
+    };
+    let weight = fields.get("weight").and_then(|c| c.integer(0..=1_000_000));
+    let edits = edits(&mut fields).boxed();
     fields.finish();
-    matches
-}
-
-/// `/x`, `{exact: /x}` or `{prefix: /x}`.
-fn path(cursor: &Cursor<'_>) -> Option<PathMatch> {
-    if !cursor.is_map() {
-        return path_text(cursor).map(PathMatch::Exact);
-    }
-    let mut fields = cursor.map("a path")?;
-    let exact = fields.get("exact");
-    let prefix = fields.get("prefix");
-    fields.finish();
-    match (exact, prefix) {
-        (Some(exact), None) => path_text(&exact).map(PathMatch::Exact),
-        (None, Some(prefix)) => path_text(&prefix).map(PathMatch::Prefix),
-        _ => {
-            cursor.fault("must have one of exact and prefix");
-            None
-        }
-    }
+    let weight = weight.and_then(|w| u32::try_from(w).ok()).unwrap_or(1);
+    service.map(|service| Backend { service, weight, edits })
 }
 
 /// As it stands in a request line, without the query.
@@ -161,37 +155,6 @@ pub(super) fn path_text(cursor: &Cursor<'_>) -> Option<String> {
         return Some(text.into());
     }
     None
-}
-
-/// `x-canary: "1"`, `{exact: "1"}` or `{present: true}`.
-fn header(entry: &Entry<'_>) -> Option<HeaderMatch> {
-    if !token(entry.name) {
-        entry.fault(format!("{} is not a header's name", shown(entry.name)));
-        return None;
-    }
-    let name = entry.name.to_ascii_lowercase();
-    let exact = |c: &Cursor<'_>| {
-        let visible = |text: &str| text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && text.trim() == text;
-        c.parse("visible ASCII characters, none of them a space at an end", |text| visible(text).then(|| text.into()))
-            .map(HeaderValueMatch::Exact)
-    };
-    if !entry.value.is_map() {
-        return exact(&entry.value).map(|value| HeaderMatch { name, value });
-    }
-    let mut fields = entry.value.map("a header")?;
-    let wanted = fields.get("exact");
-    let present = fields.get("present");
-    fields.finish();
-    let value = match (wanted, present) {
-        (Some(cursor), None) => exact(&cursor)?,
-        (None, Some(cursor)) if cursor.boolean()? => HeaderValueMatch::Present,
-        (None, Some(_)) => HeaderValueMatch::Absent,
-        _ => {
-            entry.value.fault("must have one of exact and present");
-            return None;
-        }
-    };
-    Some(HeaderMatch { name, value })
 }
 
 /// RFC 9110, 5.6.2: what names of headers and methods are made of.

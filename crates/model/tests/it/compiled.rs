@@ -46,9 +46,10 @@ pub(crate) fn assert_closed(compiled: &Compiled) {
             Resource::Route(table) => {
                 for rule in &table.rules {
                     rule.policy.iter().for_each(|policy| has(Kind::Policy, policy, key));
-                    for backend in &rule.backends {
-                        has(Kind::Service, &backend.service, key);
-                        has(Kind::Endpoints, &backend.service, key);
+                    let backends = rule.backends.iter().filter_map(|backend| backend.service.as_ref());
+                    for service in backends.chain(rule.mirrors().iter().map(|mirror| &mirror.service)) {
+                        has(Kind::Service, service, key);
+                        has(Kind::Endpoints, service, key);
                     }
                 }
             }

@@ -4,7 +4,7 @@ use crate::{lines, parsed, source};
 use expect_test::expect;
 use fusewire_model::health::{CheckKind, HealthCheck};
 use fusewire_model::policy::Probe;
-use fusewire_model::route::{HeaderValueMatch, PathMatch};
+use fusewire_model::route::{PathEdit, PathMatch, Redirect, Scheme, ValueMatch};
 use fusewire_model::service::{Allow, Dns, DnsRecords, Hold, Protocol};
 use fusewire_model::yaml;
 use std::time::Duration;
@@ -101,15 +101,26 @@ fn routes_keep_their_order_and_normalise_what_they_match() {
     assert_eq!(matches.path, PathMatch::Prefix("/api".into()));
     assert_eq!(matches.methods, ["GET", "HEAD"]);
     let headers: Vec<_> = matches.headers.iter().map(|h| (h.name.as_str(), h.value.clone())).collect();
-    let wanted = [
-        ("x-canary", HeaderValueMatch::Exact("1".into())),
-        ("x-debug", HeaderValueMatch::Present),
-        ("x-old", HeaderValueMatch::Absent),
-    ];
+    let wanted =
+        [("x-canary", ValueMatch::Exact("1".into())), ("x-debug", ValueMatch::Present), ("x-old", ValueMatch::Absent)];
     assert_eq!(headers, wanted);
     assert_eq!(checkout.rules[1].matches.path, PathMatch::Exact("/health".into()));
     assert_eq!(lines(&mesh.routes[1].authorities), "catalog.example\n");
     assert_eq!(mesh.routes[1].rules.len(), 1);
+}
+
+#[test]
+fn routes_say_what_is_changed_on_the_way() {
+    let mesh = parsed(EXAMPLE).mesh;
+    let [rule, moved] = mesh.routes[2].rules.as_slice() else { panic!("two rules") };
+    expect![[r#""#]].assert_debug_eq(&rule.matches.query);
+    expect![[r#""#]].assert_debug_eq(&rule.filters);
+    expect![[r#""#]].assert_debug_eq(&rule.backends);
+    let path = Some(PathEdit::Whole("/moved".into()));
+    let host = fusewire_model::route::Authority::parse("new.example");
+    let wanted = Redirect { scheme: Some(Scheme::Https), host, port: Some(8443), path, status: 308 };
+    assert_eq!((moved.redirect(), moved.backends.len()), (Some(&wanted), 0));
+    assert!(mesh.routes[..2].iter().flat_map(|route| &route.rules).all(|rule| rule.filters.is_none()));
 }
 
 #[test]

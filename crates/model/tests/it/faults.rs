@@ -379,6 +379,25 @@ routes: {r: {authority: [Shop.Example, shop.example., 'user@x', 'x:99999'], to: 
 }
 
 #[test]
+fn what_routes_change_is_held_against_what_they_may() {
+    let texts = [
+        r"services: {a: }
+routes: {r: {match: {query: {'': 1, q: {}, s: {regex: '('}}, path: {regex: 'a{1000}{1000}'}}, to: a}}",
+        r"services: {a: }
+routes: {r: {to: a, request_headers: {set: {Host: b, fusewire-x: 1, x-a: 'ü', X-B: 1, x-b: 2}, add: {te: trailers}, remove: [connection, a b]}, response_headers: {remove: content-length, sat: {}}}}",
+        r"services: {a: }
+routes: {r: {to: {service: a, request_headers: {remove: [host]}, mirror: a}}, s: {to: [{missing: true, service: a}, {weight: 2}]}}",
+        r"services: {a: }
+routes: {r: {to: a, rewrite: {host: 'a/b', path: x}}, s: {match: {path: /x}, to: a, rewrite: {path: {prefix: /y}}}, t: {to: a, rewrite: {path: {}}}}",
+        r"services: {a: }
+routes: {r: {to: a, mirror: {to: b, share: 101%}}, s: {to: a, mirror: [{share: 1}]}}",
+        r"services: {a: }
+routes: {r: {to: a, redirect: {scheme: ftp, host: 'a:80', port: 0, status: 304}}, s: {redirect: {}}, t: {rewrite: {host: x}, redirect: {host: y}}, u: {redirect: {status: 301}}}",
+    ];
+    expect![[r#""#]].assert_eq(&told(&texts));
+}
+
+#[test]
 fn what_refers_to_nothing_is_told_with_what_is_near() {
     let texts = [
         r"services: {catalog: , db: }

@@ -5,6 +5,7 @@ use super::held::{Held, Standing, Stored};
 use super::series::Series;
 use crate::bounds::Bounds;
 use crate::clock;
+use crate::http::filters::{Filters, Mirror};
 use crate::mesh::Mesh;
 use crate::snapshot::{InboundPort, Known, Others, Route, RouteRule, Snapshot, Whole};
 use crate::upstream::instance::{Holder, Instance, InstanceKey};
@@ -170,14 +171,18 @@ impl Fold {
 
     fn route(&mut self, mesh: &Mesh, held: &Held, table: &RouteTable, others: &Others) -> Route {
         let rules = table.rules.iter().map(|rule| {
-            let upstreams: Vec<Option<Arc<Upstream>>> =
-                rule.backends.iter().map(|b| self.upstreams.get(&outbound_key(&b.service)).cloned()).collect();
+            let found = |service: &ServiceName| self.upstreams.get(&outbound_key(service)).cloned();
+            let upstreams: Vec<_> = rule.backends.iter().map(|b| b.service.as_ref().and_then(found)).collect();
+            let mirrors = rule.mirrors().iter().filter_map(|mirror| {
+                Some(Mirror { upstream: found(&mirror.service)?, share: mirror.share.millionths() })
+            });
+            let filters = Filters::of(rule, mirrors.collect());
             let policy = rule.policy.as_ref().and_then(|name| policy(held, name));
             let first = upstreams.iter().flatten().next();
             let settings = policy.as_ref().or_else(|| first.map(|upstream| &upstream.policy)).cloned();
             let scope = settings.filter(|p| p.scope == Scope::Route).map(|p| self.rule_scope(mesh, &rule.name, &p));
             let metrics = self.series.route(&mesh.metrics, &rule.name);
-            RouteRule { metrics, upstreams, policy, scope, rule: rule.clone() }
+            RouteRule { metrics, upstreams, filters, policy, scope, rule: rule.clone() }
         });
         Route { rules: rules.collect(), others: others.clone() }
     }

@@ -180,6 +180,11 @@ impl Answer {
         headers::plain_length(fields);
         let ours = [reply::REASON, reply::DETAIL].map(|name| fields.get(&name).filter(|_| from_sidecar).cloned());
         headers::strip_ours(fields);
+        if let Some(filters) = &target.filters
+            && ours[0].is_none()
+        {
+            filters.response(fields); // of the service's answers, and none of the mesh's own
+        }
         for (name, value) in [reply::REASON, reply::DETAIL].into_iter().zip(ours) {
             if let Some(value) = value {
                 fields.insert(name, value);
@@ -245,6 +250,9 @@ impl Answer {
         let far = hyper::upgrade::on(&mut response);
         let (mut head, _) = response.into_parts();
         headers::strip_hop_by_hop(&mut head.headers);
+        if let Some(filters) = &target.filters {
+            filters.response(&mut head.headers);
+        }
         let answer = caller.answer(head);
         exchange.status = Some(answer.status().as_u16());
         let (guard, idle) = (connection.guard.clone(), target.policy.timeout.idle);

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -53,6 +53,8 @@ pub(crate) struct Flow {
     /// Bumped at every frame in either direction; the idle timer compares.
     moves: AtomicU64,
     broke: OnceLock<Fault>,
+    /// Who wants the body as a whole.
+    whole: OnceLock<Mutex<Vec<oneshot::Sender<Vec<Bytes>>>>>,
 }
 
 impl Flow {
@@ -91,9 +93,23 @@ impl Flow {
     pub(crate) fn broke(&self) -> Option<&Fault> {
         self.broke.get()
     }
+    /// Once, before the body is sent.
+    pub(crate) fn tell_whole(&self, waiting: Vec<oneshot::Sender<Vec<Bytes>>>) {
+        let _ = self.whole.set(Mutex::new(waiting));
+    }
+    /// `body`: all of it; `None`: it will not be had.
+    fn told(&self, body: Option<&[Bytes]>) {
+        let Some(waiting) = self.whole.get() else { return };
+        for waits in std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if let Some(body) = body {
+                let _ = waits.send(body.to_vec());
+            }
+        }
+    }
     fn spend(&self) {
         self.spent.store(true, Ordering::Release);
         self.returned.notify_one();
+        self.told(None);
     }
     fn moved(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
@@ -196,6 +212,9 @@ impl Body for SendBody {
                 flow.spend();
             }
             None => {}
+        }
+        if *whole && (frame.is_none() || source.rest.is_end_stream()) {
+            flow.told(Some(source.begun.as_slice()));
         }
         Poll::Ready(frame.map(|f| f.map_err(CallerBroke)))
     }

@@ -274,6 +274,11 @@ impl Exchange {
         self.route.clone_from(&target.route);
     }
 
+    /// The route's rule has answered by itself: no service counts this exchange.
+    pub(crate) fn answered_by(&mut self, route: &Arc<RouteMetrics>) {
+        self.route = Some(route.clone());
+    }
+
     /// What the service did for this request is known; whatever answer it gets from here on is another's.
     pub(crate) fn conclude(&mut self, now: Time) {
         std::mem::take(&mut self.passes).settle(std::mem::replace(&mut self.last, Outcome::IGNORED), now);
@@ -507,7 +512,7 @@ impl Drop for Exchange {
         }
         let metrics = self.metrics();
         metrics.requests.ended(&counted);
-        if let Some(reason) = self.reason {
+        if let Some(reason) = self.reason.filter(|reason| reason.is_failure()) {
             metrics.reason(reason);
         }
         if self.bytes_in > 0 {

@@ -81,6 +81,8 @@ fn stands_for(reason: Reason) -> bool {
         | Reason::Draining => true,
         // the caller's own doing, or it has stopped waiting
         Reason::NoRoute
+        | Reason::Redirected
+        | Reason::NoBackend
         | Reason::Denied
         | Reason::BadRequest
         | Reason::HeaderTooLarge

@@ -1,9 +1,11 @@
 //! The request as it leaves: what is kept so that an unsent one can be sent again, and the form each kind of instance gets.
 
 use super::body::{Flow, SendBody};
+use super::filters::Filters;
 use super::headers;
 use super::unread::{Message, Unread};
 use crate::upstream::instance::Instance;
+use bytes::Bytes;
 use fusewire_model::service::Protocol;
 use fusewire_resilience::retry::{Repeat, ReplayPool, repeat};
 use http::header::{self, HeaderValue};
@@ -12,6 +14,7 @@ use http::{Method, Request, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// 16 bytes in base64, as RFC 6455, section 4.1 wants. A constant: the key guards against caches that mistake an HTTP
 /// answer for a switch, and there is none between a sidecar and its application.
@@ -22,7 +25,10 @@ pub(crate) struct Outgoing {
     authority: Authority,
     /// Set where the caller wants to switch protocols (WebSocket): the token.
     pub(crate) upgrade: Option<HeaderValue>,
+    /// The caller's.
     has_body: bool,
+    /// A body that is there already: of a copy.
+    own: Option<Box<Bytes>>,
     /// Where both directions meet, where there is a body or an idle timeout.
     pub(crate) flow: Option<Arc<Flow>>,
     protocol: &'static str,
@@ -54,7 +60,35 @@ impl Outgoing {
         if has_body && let Some(flow) = &flow {
             flow.keep(Unread::new(body, head.version, Message::Request), replay.begin());
         }
-        Self { head, authority, upgrade, has_body, flow, protocol, is_grpc: protocol == "grpc", key }
+        Self { head, authority, upgrade, has_body, own: None, flow, protocol, is_grpc: protocol == "grpc", key }
+    }
+
+    /// As the route's rule says.
+    pub(crate) fn edit(&mut self, filters: &Filters) {
+        filters.request(&mut self.head, &mut self.authority);
+    }
+
+    /// The same for another service, without the caller's body.
+    pub(crate) fn copy(&self) -> Self {
+        let (head, authority) = (self.head.clone(), self.authority.clone());
+        let (protocol, is_grpc) = (self.protocol, self.is_grpc);
+        Self { head, authority, upgrade: None, has_body: false, own: None, flow: None, protocol, is_grpc, key: None }
+    }
+
+    pub(crate) fn with(mut self, body: Bytes) -> Self {
+        self.own = (!body.is_empty()).then(|| Box::new(body));
+        self
+    }
+
+    pub(crate) fn has_body(&self) -> bool {
+        self.has_body
+    }
+
+    /// Whoever waits for the whole body gets it, in pieces, when it has come; nobody does where it is more than is kept.
+    pub(crate) fn tell_whole(&self, waiting: Vec<oneshot::Sender<Vec<Bytes>>>) {
+        if let Some(flow) = self.flow.as_ref().filter(|_| !waiting.is_empty()) {
+            flow.tell_whole(waiting);
+        }
     }
 
     pub(crate) fn head(&self) -> &request::Parts {
@@ -96,7 +130,7 @@ impl Outgoing {
     pub(crate) fn build(&self, instance: &Instance, protocol: Protocol) -> Option<Request<SendBody>> {
         let body = match &self.flow {
             Some(flow) if self.has_body => SendBody::from_home(flow)?,
-            _ => SendBody::Empty,
+            _ => self.own.as_deref().cloned().map_or(SendBody::Empty, SendBody::whole),
         };
         let mut head = self.head.clone();
         if instance.key.sidecar.is_some() {

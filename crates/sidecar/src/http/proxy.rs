@@ -10,7 +10,7 @@ use super::fallback::{self, Instead};
 use super::outgoing::Outgoing;
 use super::serve::Connection;
 use super::unread::{FIRST_WORDS, Message, Unread};
-use super::{check, headers, reply};
+use super::{check, headers, mirror, reply};
 use crate::bounds;
 use crate::fault::Fault;
 use crate::snapshot::Target;
@@ -70,7 +70,12 @@ async fn forward(
     };
     let began = exchange.started;
     let result = match entered.and_then(|()| exchange.admit(&target, exchange.now)) {
-        Ok(()) => attempts(&mut exchange, &target, &outgoing, began).await,
+        Ok(()) => {
+            if let Some(filters) = &target.filters {
+                mirror::begin(&exchange.worker, filters, &outgoing, connection.caller);
+            }
+            attempts(&mut exchange, &target, &outgoing, began).await
+        }
         Err(fault) => Err(fault),
     };
     if let Some((place, why, of, instead)) = fallback::instead(&mut exchange, &target, &outgoing, &result).await {

@@ -334,6 +334,7 @@ impl End<'_> {
         let bad_from = if kind == Kind::Server { 500 } else { 400 };
         let error = match (reason, grpc, status) {
             (Some(Reason::ClientGone), ..) => return, // the caller's own doing
+            (Some(reason), ..) if !reason.is_failure() => return,
             (Some(reason), ..) if kind != Kind::Server || reason.status_code() >= 500 => reason.word().to_owned(),
             (_, Some(code), _) if grpc_failed(code, kind) => grpc_word(code).unwrap_or("UNKNOWN").to_owned(),
             (_, _, Some(status)) if status >= bad_from => status.to_string(),

@@ -36,6 +36,12 @@ pub(crate) fn own(mut exchange: Box<Exchange>, fault: &Fault) -> Response<ReplyB
     }
     let mut response =
         if exchange.is_grpc { grpc(reason, detail.as_deref()) } else { plain(reason, detail.as_deref()) };
+    if let Fault::Redirected(to) = fault
+        && !exchange.is_grpc
+    {
+        *response.status_mut() = to.status;
+        response.headers_mut().insert(header::LOCATION, to.location.clone());
+    }
     exchange.status = Some(response.status().as_u16());
     exchange.first_byte = Some(exchange.worker.mesh.clock.now());
     if exchange.is_grpc {

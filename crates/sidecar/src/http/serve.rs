@@ -205,6 +205,9 @@ impl Connection {
     pub(crate) async fn begin<B>(&self, exchange: &mut Exchange, request: &Request<B>) -> Result<Target, Fault> {
         let routed = exchange.wait(self.route(request, exchange.started)).await;
         exchange.decide(routed.as_ref().map_or(Ratio::DEFAULT, |target| target.policy.sample), request);
+        if let Err(Fault::Redirected(to)) = &routed {
+            exchange.answered_by(&to.route);
+        }
         let target = routed?;
         exchange.routed(&target);
         Ok(target)
@@ -285,14 +288,18 @@ impl Connection {
         }
         let idle = target.policy.timeout.idle.is_some();
         let key = target.upstream.hashes_by().and_then(|key| self.key(key, &request));
-        Ok(Outgoing::new(
+        let mut outgoing = Outgoing::new(
             request,
             authority,
             caller.map(|c| c.token.clone()),
             (protocol, key),
             idle,
             &self.worker.replay,
-        ))
+        );
+        if let Some(filters) = &target.filters {
+            outgoing.edit(filters);
+        }
+        Ok(outgoing)
     }
 
     /// What belongs together with `request`, hashed the same in every sidecar; `None`: it has no such thing.
@@ -313,6 +320,12 @@ impl Connection {
 struct Matched<'a, B>(&'a Request<B>);
 
 impl<B> fusewire_model::route::Request for Matched<'_, B> {
+    fn authority(&self) -> &str {
+        headers::authority(self.0).unwrap_or_default()
+    }
+    fn query(&self) -> Option<&str> {
+        self.0.uri().query()
+    }
     fn path(&self) -> &str {
         self.0.uri().path()
     }
@@ -320,6 +333,9 @@ impl<B> fusewire_model::route::Request for Matched<'_, B> {
         self.0.method().as_str()
     }
     fn any_header(&self, name: &str, wanted: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        if name == "host" {
+            return headers::authority(self.0).is_some_and(|host| wanted(host.as_bytes())); // in whichever form it came
+        }
         self.0.headers().get_all(name).iter().any(|v| wanted(v.as_bytes()))
     }
 }

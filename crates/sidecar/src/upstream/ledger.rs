@@ -1,5 +1,5 @@
 //! What the requests to one service have in common, whatever configuration they were made under: who paid for retries, how
-//! long answers take, and how many callers are being given something else.
+//! long answers take, how many callers are being given something else, and how many copies are on their way.
 
 use fusewire_resilience::Time;
 use fusewire_resilience::retry::{Budget, BudgetConfig, Quantile};
@@ -9,6 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Callers of one service that may be given a fallback at once; beyond it they get the failure.
 const MAX_REPLACED: usize = 100;
+/// Copies of requests to other services that may be on their way to one service at once, each with up to 64 KiB of body.
+const MAX_COPIES: usize = 100;
 
 /// Clones share everything.
 #[derive(Clone)]
@@ -17,6 +19,7 @@ pub(crate) struct Ledger {
     pub(crate) budget: Arc<Budget>,
     pace: Arc<Pace>,
     replaced: Arc<Semaphore>,
+    copies: Arc<Semaphore>,
 }
 
 /// Time to the response headers, of what was answered well.
@@ -32,6 +35,7 @@ impl Ledger {
             budget: Arc::new(Budget::new(config.clone(), now)),
             pace: Arc::new(Pace { median: Quantile::new(50), p95: Quantile::new(95) }),
             replaced: Arc::new(Semaphore::new(MAX_REPLACED)),
+            copies: Arc::new(Semaphore::new(MAX_COPIES)),
         }
     }
 
@@ -58,6 +62,11 @@ impl Ledger {
     /// A place for a caller that is given a fallback, held until its answer has ended.
     pub(crate) fn replace(&self) -> Option<OwnedSemaphorePermit> {
         self.replaced.clone().try_acquire_owned().ok()
+    }
+
+    /// A place for a copy, held until its answer has come.
+    pub(crate) fn copy(&self) -> Option<OwnedSemaphorePermit> {
+        self.copies.clone().try_acquire_owned().ok()
     }
 }
 

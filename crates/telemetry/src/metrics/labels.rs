@@ -46,6 +46,12 @@ pub(super) struct FallbackLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct SkippedLabels {
+    pub(super) service: Arc<str>,
+    pub(super) cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LimitLabels {
     pub(super) direction: Direction,
     pub(super) service: Arc<str>,

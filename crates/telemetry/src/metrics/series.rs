@@ -5,7 +5,9 @@
 //! HTTP status that it stands for, so that one query finds the errors of both. Attempts are counted by what they told the
 //! instance's breaker.
 
-use super::labels::{DeniedLabels, FallbackLabels, InstanceLabels, LimitLabels, ReasonLabels, RetryLabels};
+use super::labels::{
+    DeniedLabels, FallbackLabels, InstanceLabels, LimitLabels, ReasonLabels, RetryLabels, SkippedLabels,
+};
 use super::places::Place;
 use super::{Direction, Limit};
 use crate::Reason;
@@ -33,6 +35,8 @@ pub const HEDGE: &str = "hedge";
 pub const FALLBACKS: [&str; 5] = ["static", "stale", "service", "empty", "fail"];
 /// The cause of a fallback where the service itself had answered.
 pub const BY_STATUS: &str = "status";
+/// Why a copy was not sent: the request's body did not come whole, or is more than is kept of one; or too many are on their way.
+pub const NOT_MIRRORED: [&str; 2] = ["body", "busy"];
 pub(super) const OUTCOMES: [&str; 4] = ["ok", "hard", "soft", "ignored"];
 
 /// The trace that an exemplar leads to.
@@ -126,6 +130,7 @@ pub struct ServiceMetrics {
     pub(super) retries: Family<RetryLabels, Counter>,
     pub(super) denied: Family<DeniedLabels, Counter>,
     pub(super) fallbacks: Family<FallbackLabels, Counter>,
+    pub(super) mirror_skipped: Family<SkippedLabels, Counter>,
     pub(super) refused: Family<LimitLabels, Counter>,
 }
 
@@ -161,6 +166,11 @@ impl ServiceMetrics {
 }
 
 impl ServiceMetrics {
+    /// A copy of a request was not sent here. `cause`: a word of [`NOT_MIRRORED`].
+    pub fn mirror_skipped(&self, cause: &'static str) {
+        self.mirror_skipped.get_or_create(&SkippedLabels { service: self.service.clone(), cause }).inc();
+    }
+
     /// A limit of ours kept a request from every instance.
     pub fn refused(&self, limit: Limit) {
         let labels = LimitLabels { direction: self.direction, service: self.service.clone(), limit: limit.word() };

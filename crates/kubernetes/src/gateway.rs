@@ -1,0 +1,149 @@
+//! Gateway API for the mesh (GAMMA): HTTPRoutes and GRPCRoutes whose parents are Services, as routes of ours.
+//!
+//! It decides what each object means, by Gateway API v1.6's rules (standard channel, and `retry` of the experimental one), and
+//! what its status says of each parent. All is a function of its arguments: who watches the objects and writes their status
+//! is elsewhere. Parents that are no Services are somebody else's, and are not mentioned.
+//!
+//! How it maps:
+//! - all routes of one port of a Service are merged into one route of ours, for the authority
+//!   `NAME.NAMESPACE.svc.DOMAIN:PORT`: the most specific match first, then the oldest object, then by name ([`rank`]). Where a
+//!   GRPCRoute has the port, HTTPRoutes there are in conflict, and not used (GEP-1426);
+//! - a backend is the service `NAME.NAMESPACE` (the Service's first TCP port) or `NAME.NAMESPACE.PORT` (any other). One that is
+//!   not there or may not be used is answered with 500 for its share;
+//! - timeouts and retries are a policy of their own, a copy of the first backend's service's with these on top. What that
+//!   policy counts by name, such as a rate, is then counted for the rule alone;
+//! - hostnames of the route are not looked at (GEP-1426: they mean nothing for Services).
+//!
+//! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters `CORS`
+//! and `ExtensionRef`, filters of backends other than header edits, retries of statuses below 500, and every field that this
+//! build does not know. A route that wants any of it is not used at all.
+//!
+//! Invariant: nothing that an object says is left out in silence, and no object can make the whole fail.
+
+mod filter;
+mod grpc;
+mod http;
+mod matching;
+mod object;
+mod parents;
+mod policy;
+mod rank;
+mod refs;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use fusewire_model::policy::Policy;
+use fusewire_model::route::{Authority, Route, Rule};
+use fusewire_model::{PolicyName, ServiceName};
+pub use object::{GrpcRoute, HttpRoute, Metadata, ParentRef, ReferenceGrant};
+use rank::Rank;
+pub use status::{Condition, ParentStatus, RouteKind, RouteStatus};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Of a Service: namespace and name.
+pub type Id = (String, String);
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty where it has none.
+    pub name: String,
+    pub port: u16,
+}
+
+/// What is in the cluster.
+pub struct Input<'a> {
+    pub http: &'a [HttpRoute],
+    pub grpc: &'a [GrpcRoute],
+    pub grants: &'a [ReferenceGrant],
+    /// Each Service that exists, with its TCP ports in the order in which it lists them.
+    pub services: &'a BTreeMap<Id, Vec<ServicePort>>,
+    /// The policy in force for a service of the mesh.
+    pub policy: &'a dyn Fn(&ServiceName) -> Policy,
+    /// Such as `cluster.local`.
+    pub cluster_domain: &'a str,
+}
+
+/// What it means.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Output {
+    /// One for each port of a Service that has routes, in the order of their authorities.
+    pub routes: Vec<Route>,
+    /// Those that the routes name, in the order of their names.
+    pub policies: Vec<Policy>,
+    /// Of each route object that has a Service for a parent, HTTPRoutes first, in their order.
+    pub statuses: Vec<RouteStatus>,
+}
+
+/// One object, as far as it could be understood.
+struct Translated<'a> {
+    kind: RouteKind,
+    metadata: &'a Metadata,
+    parents: &'a [ParentRef],
+    rules: Vec<(Rank, Rule)>,
+    policies: Vec<Policy>,
+    told: Told,
+}
+
+/// What is to be said of an object.
+#[derive(Default)]
+struct Told {
+    /// Where, and why that cannot be had.
+    unsupported: Vec<String>,
+    /// References that lead nowhere: the reason, and what was meant.
+    unresolved: Vec<(&'static str, String)>,
+}
+
+impl Told {
+    fn unsupported(&mut self, path: impl std::fmt::Display, why: impl std::fmt::Display) {
+        self.unsupported.push(format!("{path}: {why}"));
+    }
+
+    /// Fields that this build does not know.
+    fn unknown(&mut self, path: &str, fields: &object::Rest) {
+        for name in fields.keys() {
+            self.unsupported(format_args!("{path}.{name}"), "is not supported");
+        }
+    }
+}
+
+/// A port of a Service, and the objects that have it: indices, each once.
+type Attached = BTreeMap<(Id, u16), BTreeSet<usize>>;
+
+/// What the objects mean together, and what is to be said of each.
+pub fn translate(input: &Input<'_>) -> Output {
+    let http = input.http.iter().map(|route| http::translated(input, route));
+    let all: Vec<Translated<'_>> = http.chain(input.grpc.iter().map(|route| grpc::translated(input, route))).collect();
+    let mut attached = Attached::new();
+    for (index, one) in all.iter().enumerate().filter(|(_, one)| one.told.unsupported.is_empty()) {
+        for parent in one.parents.iter().filter(|parent| parent.is_service()) {
+            let (id, ports) = parents::ports(input, one, parent).unwrap_or_default();
+            for port in ports {
+                attached.entry((id.clone(), port)).or_default().insert(index);
+            }
+        }
+    }
+    for objects in attached.values_mut() {
+        if objects.iter().any(|index| all[*index].kind == RouteKind::Grpc) {
+            objects.retain(|index| all[*index].kind == RouteKind::Grpc);
+        }
+    }
+    let statuses =
+        all.iter().enumerate().filter_map(|(index, one)| status::of(input, (index, one), &attached)).collect();
+    let used: BTreeSet<usize> = attached.values().flatten().copied().collect();
+    let routes = attached.iter().filter_map(|(at, objects)| merged(input, at, objects, &all)).collect();
+    let policies = used.iter().flat_map(|index| &all[*index].policies);
+    let policies: BTreeMap<&PolicyName, &Policy> = policies.map(|policy| (&policy.name, policy)).collect();
+    Output { routes, policies: policies.into_values().cloned().collect(), statuses }
+}
+
+/// All rules for one port, the most specific first.
+fn merged(input: &Input<'_>, at: &(Id, u16), objects: &BTreeSet<usize>, all: &[Translated<'_>]) -> Option<Route> {
+    let ((namespace, name), port) = at;
+    let authority = Authority::parse(&format!("{name}.{namespace}.svc.{}:{port}", input.cluster_domain))?;
+    let mut rules: Vec<&(Rank, Rule)> = objects.iter().flat_map(|index| &all[*index].rules).collect();
+    rules.sort_by(|a, b| a.0.cmp(&b.0));
+    let rules = rules.into_iter().map(|(_, rule)| rule.clone()).collect();
+    Some(Route { name: authority.to_string(), authorities: vec![authority], rules })
+}

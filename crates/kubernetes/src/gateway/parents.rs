@@ -1,0 +1,29 @@
+//! Which ports of which Service a parent of a route means.
+
+use super::object::ParentRef;
+use super::{Id, Input, Translated};
+
+/// Why a parent has no part of it: the condition's reason, and what is to be said.
+pub(super) type Refused = (&'static str, String);
+
+/// The Service, and its ports: all, or the one of that number or name.
+pub(super) fn ports(input: &Input<'_>, of: &Translated<'_>, parent: &ParentRef) -> Result<(Id, Vec<u16>), Refused> {
+    let own = of.metadata.namespace.as_str();
+    let namespace = parent.namespace.as_deref().unwrap_or(own);
+    if namespace != own {
+        let why = "routes for the callers of one namespace only are not supported: put it into the Service's own";
+        return Err(("UnsupportedValue", format!("parentRef {namespace}/{}: {why}", parent.name)));
+    }
+    let id = (namespace.to_owned(), parent.name.clone());
+    let missing = |what: &str| ("NoMatchingParent", format!("Service {namespace}/{} {what}", parent.name));
+    let Some(ports) = input.services.get(&id) else { return Err(missing("does not exist")) };
+    let wanted = ports.iter().filter(|port| {
+        parent.port.is_none_or(|number| number == port.port)
+            && parent.section_name.as_ref().is_none_or(|name| *name == port.name)
+    });
+    let ports: Vec<u16> = wanted.map(|port| port.port).collect();
+    if ports.is_empty() {
+        return Err(missing("has no TCP port of that name and number"));
+    }
+    Ok((id, ports))
+}

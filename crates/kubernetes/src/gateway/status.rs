@@ -1,0 +1,112 @@
+//! What the status of an object says of each of its parents that is a Service.
+
+use super::object::{Metadata, ParentRef};
+use super::{Attached, Input, Translated, parents};
+
+/// Told of one condition; the rest is a number.
+const MAX_TOLD: usize = 8;
+/// Of a condition's message.
+const MAX_MESSAGE: usize = 32_768;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    Http,
+    Grpc,
+}
+
+impl RouteKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteStatus {
+    pub kind: RouteKind,
+    pub namespace: String,
+    pub name: String,
+    /// That the conditions are about: their `observedGeneration`.
+    pub generation: i64,
+    /// In the order of its `parentRefs`; those that are no Services are left out.
+    pub parents: Vec<ParentStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParentStatus {
+    pub parent: ParentRef,
+    /// `Accepted`, `ResolvedRefs`.
+    pub conditions: [Condition; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub kind: &'static str,
+    pub is_true: bool,
+    pub reason: &'static str,
+    /// Empty where there is nothing to say.
+    pub message: String,
+}
+
+/// `None`: no parent is a Service.
+pub(super) fn of(
+    input: &Input<'_>,
+    (index, one): (usize, &Translated<'_>),
+    attached: &Attached,
+) -> Option<RouteStatus> {
+    let parents = one.parents.iter().filter(|parent| parent.is_service()).map(|parent| {
+        let conditions = [accepted(input, (index, one), parent, attached), resolved(one)];
+        ParentStatus { parent: parent.clone(), conditions }
+    });
+    let parents: Vec<ParentStatus> = parents.collect();
+    let Metadata { name, namespace, generation, .. } = one.metadata.clone();
+    (!parents.is_empty()).then_some(RouteStatus { kind: one.kind, namespace, name, generation, parents })
+}
+
+fn accepted(
+    input: &Input<'_>,
+    (index, one): (usize, &Translated<'_>),
+    parent: &ParentRef,
+    attached: &Attached,
+) -> Condition {
+    let said = |is_true, reason, message| Condition { kind: "Accepted", is_true, reason, message };
+    if !one.told.unsupported.is_empty() {
+        return said(false, "UnsupportedValue", together(one.told.unsupported.iter()));
+    }
+    let (id, ports) = match parents::ports(input, one, parent) {
+        Ok(found) => found,
+        Err((reason, message)) => return said(false, reason, message),
+    };
+    let has = |port: &u16| attached.get(&(id.clone(), *port)).is_some_and(|objects| objects.contains(&index));
+    let lost: Vec<String> = ports.iter().filter(|port| !has(port)).map(u16::to_string).collect();
+    if lost.is_empty() {
+        return said(true, "Accepted", String::new());
+    }
+    let message = format!("a GRPCRoute has port {} of Service {}/{}", lost.join(", "), id.0, id.1);
+    match lost.len() == ports.len() {
+        true => said(false, "Conflicted", message),
+        false => said(true, "Accepted", message),
+    }
+}
+
+fn resolved(one: &Translated<'_>) -> Condition {
+    let said = |is_true, reason, message| Condition { kind: "ResolvedRefs", is_true, reason, message };
+    match one.told.unresolved.first() {
+        None => said(true, "ResolvedRefs", String::new()),
+        Some((reason, _)) => said(false, reason, together(one.told.unresolved.iter().map(|(_, message)| message))),
+    }
+}
+
+fn together<'a>(all: impl ExactSizeIterator<Item = &'a String>) -> String {
+    let more = all.len().saturating_sub(MAX_TOLD);
+    let mut text = all.take(MAX_TOLD).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    if text.len() > MAX_MESSAGE {
+        text = text.chars().take(MAX_MESSAGE / 4).collect();
+    }
+    text
+}

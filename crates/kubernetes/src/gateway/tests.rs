@@ -1,0 +1,476 @@
+use super::*;
+use expect_test::expect;
+use fusewire_model::route::{Backend, Mirror, PathEdit, PathMatch, Scheme};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The cluster that all tests look at: `shop/web` (80, 9090), `shop/cart` (80), `other/db` (5432).
+fn services() -> BTreeMap<Id, Vec<ServicePort>> {
+    let ports = |ports: &[(&str, u16)]| {
+        ports.iter().map(|(name, port)| ServicePort { name: (*name).into(), port: *port }).collect()
+    };
+    let all: [((&str, &str), Vec<ServicePort>); 3] = [
+        (("shop", "web"), ports(&[("http", 80), ("admin", 9090)])),
+        (("shop", "cart"), ports(&[("", 80)])),
+        (("other", "db"), ports(&[("sql", 5432)])),
+    ];
+    all.into_iter().map(|((namespace, name), ports)| ((namespace.into(), name.into()), ports)).collect()
+}
+
+/// A policy whose name says whose it was, and with something to be kept.
+fn policy(service: &ServiceName) -> Policy {
+    let mut policy = Policy::built_in(PolicyName::from(service));
+    policy.timeout.idle = Some(Duration::from_secs(7));
+    policy
+}
+
+fn object(name: &str, spec: &Value) -> Value {
+    let created = format!("2026-01-{:02}T00:00:00Z", 1 + name.bytes().map(usize::from).sum::<usize>() % 28);
+    json!({"metadata": {"name": name, "namespace": "shop", "generation": 3, "creationTimestamp": created}, "spec": spec})
+}
+
+fn to_web(rules: Value) -> Value {
+    json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}], "rules": rules})
+}
+
+fn all(http: &[Value], grpc: &[Value], grants: &[Value]) -> Output {
+    fn read<T: serde::de::DeserializeOwned>(objects: &[Value]) -> Vec<T> {
+        objects.iter().map(|object| serde_json::from_value(object.clone()).expect("an object")).collect()
+    }
+    let (http, grpc, grants) = (read(http), read(grpc), read(grants));
+    let services = services();
+    translate(&Input {
+        http: &http,
+        grpc: &grpc,
+        grants: &grants,
+        services: &services,
+        policy: &policy,
+        cluster_domain: "cluster.local",
+    })
+}
+
+fn http(spec: &Value) -> Output {
+    all(&[object("r", spec)], &[], &[])
+}
+
+/// The rules of a route of one rule, and no complaint.
+fn rules(rule: Value) -> Vec<Rule> {
+    let mut output = http(&to_web(json!([rule])));
+    assert_eq!(said(&output), ["r: Accepted ResolvedRefs"]);
+    output.routes.remove(0).rules
+}
+
+fn said(output: &Output) -> Vec<String> {
+    let lines = output.statuses.iter().flat_map(|status| {
+        status.parents.iter().map(|parent| {
+            let [accepted, resolved] = &parent.conditions;
+            assert_eq!((accepted.kind, resolved.kind), ("Accepted", "ResolvedRefs"));
+            let said = [accepted, resolved].map(|condition| {
+                let not = if condition.is_true { "" } else { "not " };
+                let message =
+                    if condition.message.is_empty() { String::new() } else { format!(" ({})", condition.message) };
+                format!("{not}{}{message}", condition.reason)
+            });
+            format!("{}: {}", status.name, said.join(" "))
+        })
+    });
+    lines.collect()
+}
+
+fn cart() -> Value {
+    json!([{"name": "cart", "port": 80}])
+}
+
+#[test]
+fn a_route_of_a_service_is_a_route_for_each_of_its_ports() {
+    let spec = json!({
+        "parentRefs": [
+            {"group": "", "kind": "Service", "name": "web"},
+            {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"},
+            {"name": "edge"},
+        ],
+        "hostnames": ["shop.example"],
+        "rules": [{"name": "first", "matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": [
+            {"name": "cart", "port": 80, "weight": 9}, {"kind": "Service", "group": "", "name": "web", "port": 9090},
+        ]}],
+    });
+    let output = http(&spec);
+    let names: Vec<&str> = output.routes.iter().map(|route| route.name.as_str()).collect();
+    assert_eq!(names, ["web.shop.svc.cluster.local:80", "web.shop.svc.cluster.local:9090"]);
+    for route in &output.routes {
+        assert_eq!(route.authorities.iter().map(ToString::to_string).collect::<Vec<_>>(), [route.name.clone()]);
+        let [rule] = route.rules.as_slice() else { panic!("{route:?}") };
+        let backends: Vec<_> = rule.backends.iter().map(|b| (b.service.as_ref().unwrap().as_str(), b.weight)).collect();
+        assert_eq!(backends, [("cart.shop", 9), ("web.shop.9090", 1)]);
+        assert_eq!((rule.name.as_str(), &rule.policy, &rule.filters), ("r.shop.httproute[0]", &None, &None));
+    }
+    assert_eq!(said(&output), ["r: Accepted ResolvedRefs"], "of the Service, and of no Gateway");
+    let status = &output.statuses[0];
+    assert_eq!((status.kind, status.namespace.as_str(), status.generation), (RouteKind::Http, "shop", 3));
+    assert_eq!(serde_json::to_value(&status.parents[0].parent).unwrap(), spec["parentRefs"][0]);
+    assert!(http(&json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": cart()}]})).statuses.is_empty());
+}
+
+#[test]
+fn a_parent_means_its_port_or_says_why_not() {
+    let of = |parent: Value| {
+        let output = http(&json!({"parentRefs": [parent], "rules": [{"backendRefs": cart()}]}));
+        let ports: Vec<_> = output.routes.iter().filter_map(|route| route.authorities[0].port()).collect();
+        (ports, said(&output).join(""))
+    };
+    let parent = |more: Value| {
+        let mut parent = json!({"group": "", "kind": "Service", "name": "web"});
+        parent.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        parent
+    };
+    for (more, ports) in [
+        (json!({"sectionName": "admin"}), vec![9090]),
+        (json!({"port": 80}), vec![80]),
+        (json!({"namespace": "shop", "port": 80, "sectionName": "http"}), vec![80]),
+    ] {
+        assert_eq!(of(parent(more)), (ports, "r: Accepted ResolvedRefs".into()));
+    }
+    let refused = [
+        json!({"port": 81}),
+        json!({"port": 80, "sectionName": "admin"}),
+        json!({"name": "nowhere"}),
+        json!({"name": "db", "namespace": "other"}),
+    ];
+    let refused: Vec<String> = refused
+        .into_iter()
+        .map(|more| of(parent(more)))
+        .map(|(ports, said)| {
+            assert!(ports.is_empty(), "{said}");
+            said
+        })
+        .collect();
+    expect![[r#""#]].assert_eq(&refused.join("\n"));
+}
+
+#[test]
+fn of_all_rules_for_one_port_the_most_specific_is_tried_first() {
+    let of = |matches: Value| json!({"matches": [matches], "backendRefs": cart()});
+    let path = |kind: &str, value: &str| json!({"path": {"type": kind, "value": value}});
+    let header = |name: &str| json!({"name": name, "value": "1"});
+    let routes = [
+        // `a` is older than `b`
+        object(
+            "b",
+            &to_web(json!([of(path("PathPrefix", "/")), of(path("PathPrefix", "/a/b")), of(path("Exact", "/a"))])),
+        ),
+        object(
+            "a",
+            &to_web(json!([
+                of(json!({"path": {"type": "PathPrefix", "value": "/a/b"}, "headers": [header("x")]})),
+                of(json!({"path": {"type": "PathPrefix", "value": "/a/b"}, "method": "GET"})),
+                of(json!({"path": {"type": "PathPrefix", "value": "/a/b/"}, "headers": [header("x"), header("y")]})),
+                of(json!({"path": {"type": "PathPrefix", "value": "/a/b"}, "queryParams": [header("q")]})),
+                of(path("PathPrefix", "/a/b")),
+                of(path("RegularExpression", "/a.*")),
+                {"matches": [path("PathPrefix", "/a"), path("Exact", "/b")], "backendRefs": cart()},
+            ])),
+        ),
+    ];
+    let forwards = all(&routes, &[], &[]);
+    let names: Vec<&str> = forwards.routes[0].rules.iter().map(|rule| rule.name.as_str()).collect();
+    expect![[r#""#]].assert_eq(&names.join("\n"));
+    let turned: Vec<Value> = routes.iter().rev().cloned().collect();
+    assert_eq!(all(&turned, &[], &[]).routes, forwards.routes, "whatever order they are listed in");
+}
+
+#[test]
+fn matches_are_ours() {
+    let rules = rules(json!({"matches": [
+        {"path": {"value": "/a"}, "method": "PUT", "headers": [
+            {"name": "X-One", "value": "1"}, {"name": "x-one", "value": "2"},
+            {"type": "RegularExpression", "name": "x-two", "value": "a|b"},
+        ], "queryParams": [{"name": "q", "value": "ä b"}, {"name": "Q", "type": "RegularExpression", "value": ".*"}]},
+        {"path": {"type": "RegularExpression", "value": "/v[0-9]+"}},
+        {},
+    ], "backendRefs": cart()}));
+    let matches: Vec<_> = rules.iter().map(|rule| &rule.matches).collect();
+    expect![[r#""#]].assert_debug_eq(&matches);
+}
+
+#[test]
+fn filters_are_ours() {
+    let rules = rules(json!({"matches": [{"path": {"value": "/a"}}], "filters": [
+        {"type": "RequestHeaderModifier", "requestHeaderModifier":
+            {"set": [{"name": "X-A", "value": "1"}], "add": [{"name": "x-b", "value": "2"}], "remove": ["X-C"]}},
+        {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["server"]}},
+        {"type": "URLRewrite", "urlRewrite":
+            {"hostname": "v2.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": ""}}},
+        {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "web", "port": 80}, "percent": 5}},
+        {"type": "RequestMirror", "requestMirror":
+            {"backendRef": {"name": "cart", "port": 80}, "fraction": {"numerator": 1, "denominator": 3}}},
+        {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "web", "port": 9090}}},
+    ], "backendRefs": [{"name": "cart", "port": 80, "filters": [
+        {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-a", "value": "cart"}]}},
+    ]}]}));
+    let filters = rules[0].filters.as_deref().unwrap();
+    let fields = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    assert_eq!(filters.edits.request.set, fields("x-a", "1"));
+    assert_eq!(filters.edits.request.add, fields("x-b", "2"));
+    assert_eq!(
+        (&filters.edits.request.remove[..], &filters.edits.response.remove[..]),
+        (&["x-c".into()][..], &["server".into()][..])
+    );
+    assert_eq!(filters.host.as_ref().map(Authority::as_str), Some("v2.example"));
+    assert_eq!(filters.path, Some(PathEdit::Prefix("/".into())));
+    let mirrors: Vec<_> =
+        filters.mirrors.iter().map(|Mirror { service, share }| (service.as_str(), share.millionths())).collect();
+    assert_eq!(mirrors, [("web.shop", 50_000), ("cart.shop", 333_333), ("web.shop.9090", 1_000_000)]);
+    assert_eq!(rules[0].backends[0].edits.as_ref().unwrap().request.set, fields("x-a", "cart"));
+}
+
+#[test]
+fn a_redirect_is_the_whole_rule() {
+    let rules = rules(
+        json!({"matches": [{"path": {"value": "/a"}}], "filters": [{"type": "RequestRedirect", "requestRedirect": {
+        "scheme": "https", "hostname": "shop.example", "port": 8443, "statusCode": 301,
+        "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}]}),
+    );
+    let redirect = rules[0].redirect().unwrap();
+    assert_eq!((redirect.scheme, redirect.port, redirect.status), (Some(Scheme::Https), Some(8443), 301));
+    assert_eq!(redirect.path, Some(PathEdit::Prefix("/b".into())));
+    assert!(rules[0].backends.is_empty());
+}
+
+#[test]
+fn what_leads_nowhere_keeps_its_share_and_is_told() {
+    let of = |backends: Value| {
+        let output = http(&to_web(json!([{"backendRefs": backends}])));
+        let shares: Vec<_> = output.routes[0].rules[0]
+            .backends
+            .iter()
+            .map(|Backend { service, weight, .. }| (service.as_ref().map(|s| s.as_str().to_owned()), *weight))
+            .collect();
+        format!("{shares:?} {}", said(&output).join(""))
+    };
+    let lines = [
+        of(json!([{"name": "cart", "port": 80, "weight": 3}, {"name": "nowhere", "port": 80, "weight": 2}])),
+        of(json!([{"name": "cart", "port": 81}])),
+        of(json!([{"name": "cart"}])),
+        of(json!([{"name": "db", "namespace": "other", "port": 5432}])),
+        of(json!([{"name": "bucket", "group": "storage.example", "kind": "Bucket"}])),
+        of(json!([{"name": "cart", "port": 80, "weight": 0}])),
+        of(json!([])),
+    ];
+    expect![[r#""#]].assert_eq(&lines.join("\n"));
+}
+
+#[test]
+fn a_mirror_that_leads_nowhere_is_left_out_and_told() {
+    let mirror = json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "nowhere", "port": 80}}});
+    let output = http(&to_web(json!([{"backendRefs": cart(), "filters": [mirror]}])));
+    assert!(output.routes[0].rules[0].filters.is_none());
+    let wanted = "r: Accepted not BackendNotFound (spec.rules[0].filters[0].requestMirror.backendRef: Service shop/nowhere does not exist)";
+    assert_eq!(said(&output), [wanted]);
+}
+
+#[test]
+fn another_namespaces_service_is_a_backend_where_a_grant_permits_it() {
+    let grant = |namespace: &str, from: Value, to: Value| json!({"metadata": {"name": "g", "namespace": namespace}, "spec": {"from": [from], "to": [to]}});
+    let from = |kind: &str, namespace: &str| json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": namespace});
+    let to = json!({"group": "", "kind": "Service"});
+    let route = object("r", &to_web(json!([{"backendRefs": [{"name": "db", "namespace": "other", "port": 5432}]}])));
+    let permitted = |grant: Value| {
+        let output = all(std::slice::from_ref(&route), &[], &[grant]);
+        let service = output.routes[0].rules[0].backends[0].service.as_ref().map(|s| s.as_str().to_owned());
+        assert_eq!(service.is_some(), said(&output) == ["r: Accepted ResolvedRefs"]);
+        service.as_deref() == Some("db.other")
+    };
+    assert!(permitted(grant("other", from("HTTPRoute", "shop"), to.clone())));
+    assert!(permitted(grant(
+        "other",
+        from("HTTPRoute", "shop"),
+        json!({"group": "", "kind": "Service", "name": "db"})
+    )));
+    for (namespace, from, to) in [
+        ("shop", from("HTTPRoute", "shop"), to.clone()),
+        ("other", from("GRPCRoute", "shop"), to.clone()),
+        ("other", from("HTTPRoute", "elsewhere"), to.clone()),
+        ("other", from("HTTPRoute", "shop"), json!({"group": "", "kind": "Service", "name": "web"})),
+        ("other", from("HTTPRoute", "shop"), json!({"group": "", "kind": "Secret"})),
+    ] {
+        assert!(!permitted(grant(namespace, from.clone(), to.clone())), "{namespace} {from} {to}");
+    }
+}
+
+#[test]
+fn timeouts_and_retries_are_a_policy_of_the_rules_own() {
+    let output = http(&to_web(json!([
+        {"backendRefs": cart(), "timeouts": {"request": "10s", "backendRequest": "1m1s500ms"},
+         "retry": {"codes": [500, 503], "attempts": 2, "backoff": "300ms"}},
+        {"backendRefs": cart(), "timeouts": {"request": "0s"}},
+        {"backendRefs": cart(), "matches": [{"path": {"value": "/plain"}}]},
+        {"backendRefs": [{"name": "nowhere", "port": 80}], "timeouts": {"request": "1s"}},
+    ])));
+    let named: Vec<_> = output.routes[0]
+        .rules
+        .iter()
+        .map(|rule| (rule.name.as_str(), rule.policy.as_ref().map(PolicyName::as_str)))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            ("r.shop.httproute[2]", None),
+            ("r.shop.httproute[0]", Some("r.shop.httproute.0")),
+            ("r.shop.httproute[1]", Some("r.shop.httproute.1")),
+            ("r.shop.httproute[3]", None),
+        ]
+    );
+    let [first, second] = output.policies.as_slice() else { panic!("{:?}", output.policies) };
+    assert_eq!(first.timeout.request, Some(Duration::from_secs(10)));
+    assert_eq!(first.retry.per_try_timeout, Some(Duration::from_millis(61_500)));
+    let retry = &first.retry.policy;
+    let backoff = (retry.backoff.initial, retry.backoff.max);
+    assert_eq!((retry.attempts, backoff), (3, (Duration::from_millis(300), Duration::from_millis(300))));
+    assert!(retry.validate().is_ok());
+    assert_eq!(
+        (second.timeout.request, second.timeout.idle),
+        (None, Some(Duration::from_secs(7))),
+        "the service's own stays"
+    );
+}
+
+#[test]
+fn durations_are_those_of_gep_2257() {
+    for (text, ms) in
+        [("0s", 0), ("1h", 3_600_000), ("1h10m", 4_200_000), ("500ms", 500), ("1s1s", 2_000), ("99999ms", 99_999)]
+    {
+        assert_eq!(super::policy::duration(text), Some(Duration::from_millis(ms)), "{text}");
+    }
+    for text in ["", "1", "s", "1.5s", "-1s", "100000s", "1us", "1s ", "1s1s1s1s1s", "1d", "ü"] {
+        assert_eq!(super::policy::duration(text), None, "{text}");
+    }
+}
+
+#[test]
+fn calls_are_posts_to_a_path() {
+    let grpc = |matches: Value| object("g", &to_web(json!([{"matches": matches, "backendRefs": cart()}])));
+    let method = |method: Value| json!({"method": method});
+    let output = all(
+        &[],
+        &[grpc(json!([
+            method(json!({"service": "shop.Cart", "method": "Add"})),
+            method(json!({"service": "shop.Cart"})),
+            method(json!({"type": "Exact", "method": "Add"})),
+            method(json!({"type": "RegularExpression", "service": "shop\\.(Cart|Basket)", "method": "Get.*"})),
+            method(json!({})),
+            {"headers": [{"name": "X-Beta", "value": "1"}]},
+        ]))],
+        &[],
+    );
+    assert_eq!(said(&output), ["g: Accepted ResolvedRefs"]);
+    let lines: Vec<String> = output.routes[0]
+        .rules
+        .iter()
+        .map(|rule| {
+            assert_eq!(
+                (rule.name.as_str(), &rule.matches.methods[..]),
+                ("g.shop.grpcroute[0]", &["POST".to_owned()][..])
+            );
+            format!("{:?} {}", rule.matches.path, rule.matches.headers.len())
+        })
+        .collect();
+    expect![[r#""#]].assert_eq(&lines.join("\n"));
+    let PathMatch::Regex(pattern) = &output.routes[0].rules[0].matches.path else { panic!("the regex is the longest") };
+    assert!(pattern.matches(b"/shop.Basket/GetAll") && !pattern.matches(b"/shop.Cart/Add"));
+}
+
+#[test]
+fn where_calls_have_a_port_requests_do_not() {
+    let spec = |port: Value| json!({"parentRefs": [port], "rules": [{"backendRefs": cart()}]});
+    let web = |port: Option<u16>| {
+        let mut parent = json!({"group": "", "kind": "Service", "name": "web"});
+        if let Some(port) = port {
+            parent["port"] = port.into();
+        }
+        parent
+    };
+    let output = all(
+        &[
+            object("all", &spec(web(None))),
+            object("one", &spec(web(Some(80)))),
+            object("cart", &spec(json!({"group": "", "kind": "Service", "name": "cart"}))),
+        ],
+        &[object("g", &spec(web(Some(80))))],
+        &[],
+    );
+    assert_eq!(
+        said(&output),
+        [
+            "all: Accepted (a GRPCRoute has port 80 of Service shop/web) ResolvedRefs",
+            "one: not Conflicted (a GRPCRoute has port 80 of Service shop/web) ResolvedRefs",
+            "cart: Accepted ResolvedRefs",
+            "g: Accepted ResolvedRefs",
+        ]
+    );
+    let routes: Vec<String> = output
+        .routes
+        .iter()
+        .map(|route| {
+            let names: Vec<&str> = route.rules.iter().map(|rule| rule.name.as_str()).collect();
+            format!("{} {}", route.name, names.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            "cart.shop.svc.cluster.local:80 cart.shop.httproute[0]",
+            "web.shop.svc.cluster.local:80 g.shop.grpcroute[0]",
+            "web.shop.svc.cluster.local:9090 all.shop.httproute[0]",
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
+    let rule = |more: Value| {
+        let mut rule = json!({"backendRefs": cart()});
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let output = http(&to_web(json!([{"backendRefs": cart()}, rule])));
+        assert!(output.routes.is_empty(), "{rule}");
+        said(&output).join("")
+    };
+    let filter = |filter: Value| rule(json!({"filters": [filter]}));
+    let edit = |edit: Value| filter(json!({"type": "RequestHeaderModifier", "requestHeaderModifier": edit}));
+    let matches = |matches: Value| rule(json!({"matches": [matches]}));
+    let lines = [
+        rule(json!({"sessionPersistence": {"type": "Cookie"}})),
+        filter(json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}})),
+        filter(json!({"type": "ExtensionRef", "extensionRef": {"name": "x"}})),
+        filter(
+            json!({"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "x"}}}),
+        ),
+        rule(
+            json!({"matches": [{"path": {"type": "Exact", "value": "/x"}}], "filters": [{"type": "URLRewrite", "urlRewrite":
+            {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/y"}}}]}),
+        ),
+        rule(
+            json!({"filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}], "timeouts": {"request": "1s"}}),
+        ),
+        edit(json!({"set": [{"name": "Host", "value": "x"}]})),
+        edit(json!({"add": [{"name": "fusewire-x", "value": "x"}], "remove": ["connection"]})),
+        edit(json!({"set": [{"name": "x-a", "value": "ü"}]})),
+        rule(
+            json!({"backendRefs": [{"name": "cart", "port": 80, "filters": [{"type": "RequestMirror", "requestMirror":
+            {"backendRef": {"name": "cart", "port": 80}}}]}]}),
+        ),
+        matches(json!({"path": {"type": "RegularExpression", "value": "("}})),
+        matches(json!({"path": {"type": "Exact", "value": "/a?b"}})),
+        matches(json!({"headers": [{"type": "Fuzzy", "name": "x", "value": "1"}]})),
+        matches(json!({"queryParams": [{"name": "q", "value": "1", "weight": 1}], "cookies": []})),
+        rule(json!({"timeouts": {"request": "1d", "backendRequest": "99999h"}})),
+        rule(json!({"retry": {"attempts": 9, "codes": [429], "jitter": true}})),
+    ];
+    expect![[r#""#]].assert_eq(&lines.join("\n"));
+}
+
+#[test]
+fn many_complaints_are_cut() {
+    let rules: Vec<Value> = (0..16).map(|_| json!({"backendRefs": cart(), "x": 1})).collect();
+    let said = said(&http(&to_web(rules.into())));
+    assert!(said[0].contains("spec.rules[7].x: is not supported; and 8 more"), "{said:?}");
+}
