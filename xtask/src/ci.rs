@@ -4,10 +4,10 @@
 //! what they compile, and so do all kinds of tests: no step changes flags or features of another's build. The breaker's races
 //! and fuzzing need flags of their own, and the simulations optimisation: they are built apart.
 
-use crate::{fuzz, loom, run, simulate, test, tidy, tools};
+use crate::{fuzz, image, loom, run, simulate, test, tidy, tools};
 use anyhow::Result;
 
-const STEPS: [&str; 9] = ["fmt", "tidy", "clippy", "doc", "deny", "loom", "simulate", "fuzz", "test"];
+const STEPS: [&str; 10] = ["fmt", "tidy", "clippy", "doc", "deny", "loom", "simulate", "fuzz", "image", "test"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -52,6 +52,11 @@ fn one(name: &str) -> Result<()> {
         "loom" => loom::run(),
         "simulate" => simulate::run(&simulate::Args::default()),
         "fuzz" => fuzz::run(&fuzz::Args { seed: Some(1), ..fuzz::Args::default() }),
+        // of the binary that the tests drive: what it needs beside it is the same
+        "image" => {
+            run::step("the binary", &mut run::cargo(&["build", "--workspace", "--bin", "fusewire"]))?;
+            image::run(&image::Args::smoke_of(run::target_dir()?.join("debug/fusewire")))
+        }
         _ => test::run(&test::Args::default()),
     }
 }

@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod faults;
 mod fuzz;
+mod image;
 mod loom;
 mod python;
 mod replay;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults, soak",
+    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults, soak, image",
     disable_help_subcommand = true
 )]
 struct Cli {
@@ -51,6 +52,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// 1,000 connections a second that come and go through both sidecars, and what they leave behind
     Soak(soak::Args),
+    /// The files of a container image, and the image
+    Image(image::Args),
     /// CPU per request of the proxies, as a ratio to a bare hyper loop; `cargo xtask bench --help` says more
     #[command(disable_help_flag = true)]
     Bench(bench::Args),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Faults => faults::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {
