@@ -58,7 +58,8 @@ fn callers_do_not_share_connections_to_the_application_and_each_uses_its_own_aga
     let port_of = |n: usize, path: &str| {
         let url = format!("http://10.77.0.2:8080{path}");
         let (status, said) = curl(world.host(n), &["-D", "-", &url]);
-        let port = said.lines().find_map(|line| line.strip_prefix("x-caller-port: ")).map(|port| port.trim().to_owned());
+        let port =
+            said.lines().find_map(|line| line.strip_prefix("x-caller-port: ")).map(|port| port.trim().to_owned());
         let from = format!("from=10.77.0.{n} ");
         assert!(status == 200 && said.contains(&from), "{said}");
         port.unwrap()
@@ -129,7 +130,9 @@ fn everything(host: &Host) -> String {
     }
     for family in ["-4", "-6"] {
         text += &host.told("ip", &[family, "rule", "show"]);
-        text += &host.told("ip", &[family, "route", "show", "table", "all"]);
+        let routes = host.told("ip", &[family, "route", "show", "table", "all"]);
+        // a link-local address is there when nobody else is found to have it
+        text.extend(routes.lines().filter(|line| !line.contains("fe80:")).map(|line| format!("{line}\n")));
     }
     text + &host.told("nft", &["list", "ruleset"])
 }
@@ -146,7 +149,8 @@ fn up_twice_is_once_and_down_leaves_rules_and_routes_as_they_were() {
     let before = everything(host);
     for backend in BACKENDS {
         let with = |arguments: &[&str]| intercept(host, &[&["--backend", backend], arguments].concat());
-        let up = ["up", "--gid", "1337", "--tproxy", "--exclude-inbound-ports", "22", "--include-inbound-ports", "80,443"];
+        let up =
+            ["up", "--gid", "1337", "--tproxy", "--exclude-inbound-ports", "22", "--include-inbound-ports", "80,443"];
         with(&up);
         let once = everything(host);
         with(&up);
@@ -185,7 +189,9 @@ fn what_is_lacking_is_said_with_its_remedy() {
     let file = dir.path().join("sidecar.yaml");
     std::fs::write(&file, "sidecar: {intercept: {inbound: '[::]:15006', tproxy: true}}\n").unwrap();
     let mut without_capability = host.command("setpriv");
-    without_capability.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]).arg(FUSEWIRE);
+    without_capability
+        .args(["--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw"])
+        .arg(FUSEWIRE);
     let out = without_capability.args(["sidecar", "--config"]).arg(&file).gid(GROUP).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && said.contains("CAP_NET_ADMIN") && said.contains("tproxy"), "{said}");

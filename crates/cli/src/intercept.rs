@@ -327,7 +327,9 @@ fn shown_routes(by_tproxy: bool) -> Result<()> {
         match (routes.shown(family)?, by_tproxy) {
             (Some(rule), true) => println!("answers over {version} come back, by ip rule {rule}"),
             (Some(rule), false) => println!("without use (run `down`): ip rule {rule}"),
-            (None, true) => println!("answers over {version} do not come back: the routing rule is gone (run `up` again)"),
+            (None, true) => {
+                println!("answers over {version} do not come back: the routing rule is gone (run `up` again)")
+            }
             (None, false) => {}
         }
     }

@@ -5,14 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+mod both;
 mod detect;
 mod opening;
 mod original;
 mod prefixed;
 pub mod redirect;
 mod socket;
+mod splice;
 mod transparent;
 
+pub use both::{Moved, Socket, copy_both};
 pub use detect::{Detected, detect};
 pub use opening::{Opening, opening};
 pub use original::{canonical, original_destination};

@@ -149,7 +149,11 @@ mod tests {
             ("Error: Could not process rule: Operation not permitted", "tproxy to :1", "CAP_NET_ADMIN"),
             ("iptables-restore v1.8.9 (legacy): can't initialize iptables table `nat'", "", "iptable_nat"),
             ("/dev/stdin:5:3-4: Error: Could not process rule: No such file or directory", "", "nft_chain_nat"),
-            ("/dev/stdin:5:3-4: Error: Could not process rule: No such file or directory", "tproxy to :1", "nft_tproxy"),
+            (
+                "/dev/stdin:5:3-4: Error: Could not process rule: No such file or directory",
+                "tproxy to :1",
+                "nft_tproxy",
+            ),
             ("iptables-restore: line 12 failed", "-j TPROXY --on-port 1", "xt_TPROXY"),
             ("something else", "", "none of these rules"),
         ] {

@@ -27,7 +27,13 @@ const JUMP_ANSWERS: &str = "OUTPUT -p tcp -j FUSEWIRE_ANSWERS";
 
 const NAT: Ours = Ours {
     table: "nat",
-    chains: &["FUSEWIRE_INBOUND", "FUSEWIRE_OUTBOUND", "FUSEWIRE_OUTBOUND_PORTS", "FUSEWIRE_INBOUND_PORTS", "FUSEWIRE_DNS"],
+    chains: &[
+        "FUSEWIRE_INBOUND",
+        "FUSEWIRE_OUTBOUND",
+        "FUSEWIRE_OUTBOUND_PORTS",
+        "FUSEWIRE_INBOUND_PORTS",
+        "FUSEWIRE_DNS",
+    ],
     jumps: &[JUMP_IN, JUMP_OUT, JUMP_DNS],
 };
 /// The chains of `nat` that are about what leaves.

@@ -14,10 +14,13 @@ pub fn nft_up(rules: &Rules) -> String {
     };
     line(0, &format!("table {TABLE} {{"));
     line(1, "chain inbound {");
-    line(2, match rules.by {
-        Inbound::Redirect => "type nat hook prerouting priority -100; policy accept;",
-        Inbound::Tproxy => "type filter hook prerouting priority -150; policy accept;",
-    });
+    line(
+        2,
+        match rules.by {
+            Inbound::Redirect => "type nat hook prerouting priority -100; policy accept;",
+            Inbound::Tproxy => "type filter hook prerouting priority -150; policy accept;",
+        },
+    );
     line(2, "meta l4proto != tcp return");
     line(2, "iifname \"lo\" return");
     for elsewhere in ["ip daddr 127.0.0.0/8", "fib daddr type != local"] {

@@ -141,7 +141,8 @@ fn nft_with_tproxy() {
                 meta l4proto tcp redirect to :15001
             }
         }
-    "#]].assert_eq(&nft_up(&tproxy()));
+    "#]]
+    .assert_eq(&nft_up(&tproxy()));
 }
 
 #[test]
@@ -176,7 +177,8 @@ fn iptables_with_tproxy() {
         -A PREROUTING -p tcp -j FUSEWIRE_TPROXY
         -A OUTPUT -p tcp -j FUSEWIRE_ANSWERS
         COMMIT
-    "#]].assert_eq(&iptables_up(&tproxy(), Family::V4, &Jumps::default()));
+    "#]]
+    .assert_eq(&iptables_up(&tproxy(), Family::V4, &Jumps::default()));
 }
 
 /// From one form to the other and back, nothing of the first is left.
@@ -211,7 +213,8 @@ fn iptables_in_the_other_form_takes_out_the_chains_of_the_first() {
         -X FUSEWIRE_TAKEN
         -X FUSEWIRE_ANSWERS
         COMMIT
-    "#]].assert_eq(&iptables_down(&there).unwrap());
+    "#]]
+    .assert_eq(&iptables_down(&there).unwrap());
     let back = iptables_up(&plain(), Family::V4, &there);
     let (nat, mangle) = back.split_once("COMMIT\n").unwrap();
     assert!(nat.contains("-A PREROUTING -p tcp -j FUSEWIRE_INBOUND\n"), "{nat}");

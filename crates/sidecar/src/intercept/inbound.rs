@@ -74,7 +74,8 @@ impl Entering {
             Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => {
                 let Ok(Ok((wire, io))) = timeout_at(until, hello::is_wire(stream)).await else { return };
                 if wire {
-                    return listener::secured(&self.worker, io, (self.peer, self.ends, until), self.guard, &self.doors).await;
+                    return listener::secured(&self.worker, io, (self.peer, self.ends, until), self.guard, &self.doors)
+                        .await;
                 }
                 self.bytes(io).await; // the application's own
             }

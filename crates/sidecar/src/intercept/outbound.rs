@@ -72,7 +72,9 @@ impl Leaving {
             Ok((Detected::Http1, io)) => self.http(io, Http::One).await,
             Ok((Detected::Http2, io)) => self.http(io, Http::Two).await,
             // the application's own, which is not ours to read
-            Ok((Detected::Tls, io)) => tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await,
+            Ok((Detected::Tls, io)) => {
+                tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await
+            }
             // not declared as what it is: the server speaks first, or the caller later
             Ok((Detected::Silent, io)) => {
                 let io = Overheard::new(io, mesh, self.to);

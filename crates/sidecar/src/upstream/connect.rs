@@ -183,7 +183,8 @@ pub(crate) async fn tcp(instance: &Instance) -> Result<TcpStream, Fault> {
             kind => Fault::ConnectFailed(kind),
         })
     };
-    let Some(gate) = instance.bounds.gate.as_ref().filter(|_| address.ip().is_loopback() || instance.ends().is_some()) else {
+    let Some(gate) = instance.bounds.gate.as_ref().filter(|_| address.ip().is_loopback() || instance.ends().is_some())
+    else {
         return connect().await;
     };
     loop {

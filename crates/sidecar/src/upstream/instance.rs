@@ -11,8 +11,8 @@ use fusewire_resilience::{Class, Member, Node, Override, ProbeResult, State, Tim
 use fusewire_telemetry::metrics::{InstanceMetrics, ServiceMetrics};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Address, proven identity and unique id: a reused address is a new instance.
