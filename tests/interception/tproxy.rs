@@ -194,7 +194,9 @@ fn what_is_lacking_is_said_with_its_remedy() {
     let file = dir.path().join("sidecar.yaml");
     std::fs::write(&file, "sidecar: {intercept: {inbound: '[::]:15006', tproxy: true}}\n").unwrap();
     let mut without_capability = host.command("setpriv");
-    without_capability.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]).arg(FUSEWIRE);
+    without_capability
+        .args(["--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw"])
+        .arg(FUSEWIRE);
     let out = without_capability.args(["sidecar", "--config"]).arg(&file).gid(GROUP).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && said.contains("CAP_NET_ADMIN") && said.contains("tproxy"), "{said}");

@@ -165,8 +165,8 @@ pub struct Intercept {
     /// `allow`.
     pub inbound: Vec<SocketAddr>,
     /// `tproxy`: whether what comes in is handed over by TPROXY (`fusewire intercept up --tproxy`); the application is then called
-    /// by its caller's address, at the one that the caller connected to, and so has to listen there. Needs CAP_NET_ADMIN and
-    /// Linux. Default false.
+    /// by its caller's address, at the one that the caller connected to, and so has to listen there. Needs Linux and
+    /// CAP_NET_ADMIN, or from 5.17 CAP_NET_RAW. Default false.
     pub tproxy: bool,
     /// `unknown`: what becomes of connections to destinations that the mesh does not know. Default allow.
     pub unknown: Unknown,

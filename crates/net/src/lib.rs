@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod both;
 mod descriptors;
 mod detect;
 mod opening;
@@ -12,8 +13,10 @@ mod original;
 mod prefixed;
 pub mod redirect;
 mod socket;
+mod splice;
 mod transparent;
 
+pub use both::{Moved, Socket, copy_both};
 pub use descriptors::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use detect::{Detected, detect};
 pub use opening::{Opening, opening};

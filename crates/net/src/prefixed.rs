@@ -19,6 +19,10 @@ impl<T> Prefixed<T> {
     pub fn get_ref(&self) -> &T {
         &self.inner
     }
+    /// The stream below, once everything that was read before has been handed out.
+    pub fn bare(&self) -> Option<&T> {
+        self.prefix.is_empty().then_some(&self.inner)
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {

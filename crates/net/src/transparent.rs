@@ -1,5 +1,5 @@
 //! Sockets that bear others' addresses (IP_TRANSPARENT, Linux): a listener that is handed connections for any destination, and
-//! dials that come from a caller's address. Both need CAP_NET_ADMIN.
+//! dials that come from a caller's address. Both need CAP_NET_ADMIN, or from Linux 5.17 CAP_NET_RAW.
 //!
 //! It decides which port a dial comes from. It deliberately sees to no routes: without the rules of [`crate::redirect`] what is
 //! sent to the address of somebody else goes to them.

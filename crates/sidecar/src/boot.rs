@@ -48,9 +48,9 @@ pub enum SidecarError {
     #[error("sidecar.{field}: cannot listen on {address}: {source}")]
     Listen { field: &'static str, address: SocketAddr, source: io::Error },
     #[error(
-        "sidecar.intercept.tproxy: {address} cannot be taken for connections to any address: {source} (it needs CAP_NET_ADMIN \
-         and Linux: in Kubernetes securityContext.capabilities.add: [NET_ADMIN], elsewhere AmbientCapabilities=CAP_NET_ADMIN; \
-         or leave `tproxy` out)"
+        "sidecar.intercept.tproxy: {address} cannot be taken for connections to any address: {source} (it needs Linux \
+         and CAP_NET_ADMIN, or from 5.17 CAP_NET_RAW: in Kubernetes securityContext.capabilities.add, under systemd \
+         AmbientCapabilities; or leave `tproxy` out)"
     )]
     Transparent { address: SocketAddr, source: io::Error },
     #[error(transparent)]

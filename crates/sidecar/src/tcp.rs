@@ -17,7 +17,8 @@ use std::time::Duration;
 /// How long a destination that no policy is about may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// `ends`: by whose address the application beside us is called, where that is not ours. Without an instance the connection is reset: in bytes there is no other way to say no.
+/// Without an instance the connection is reset: in bytes there is no other way to say no. `ends`: by whose address the
+/// application beside us is called, where that is not ours.
 pub(crate) async fn carry(
     worker: &Arc<Worker>,
     (direction, ends): (Direction, Option<Ends>),

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 const MAX_KNOWN: usize = 4096;
 
@@ -84,6 +85,9 @@ impl<T> Overheard<T> {
 impl<T: Io> Io for Overheard<T> {
     fn abort(&self) {
         self.inner.abort();
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        if self.of.is_some() { None } else { self.inner.socket() }
     }
 }
 

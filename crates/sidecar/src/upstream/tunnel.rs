@@ -14,7 +14,7 @@ use crate::http::{headers, reply};
 use crate::mesh::Worker;
 use crate::snapshot::Target;
 use fusewire_model::policy::Policy;
-use fusewire_net::Prefixed;
+use fusewire_net::{Moved, Prefixed, copy_both};
 use fusewire_resilience::{Attempt, Happening, Member, classify};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::ServiceMetrics;
@@ -22,17 +22,12 @@ use http::{HeaderValue, Method, Request, StatusCode, Version};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// Bytes in memory for each direction of a tunnel.
-const BUFFER: usize = 64 << 10;
 /// Instances that one connection is offered to.
 const MAX_OFFERS: u32 = 5;
 
@@ -45,16 +40,26 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {
     fn gone(&self) -> Option<Gone> {
         None
     }
+    /// The socket, where bytes go to it as they are and none waits above it.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Io for TcpStream {
     fn abort(&self) {
         fusewire_net::reset_on_close(self);
     }
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 impl<T: Io> Io for Prefixed<T> {
     fn abort(&self) {
         self.get_ref().abort();
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        self.bare()?.socket()
     }
 }
 impl Io for TokioIo<Upgraded> {}
@@ -64,6 +69,9 @@ impl Io for Box<dyn Io> {
     }
     fn gone(&self) -> Option<Gone> {
         (**self).gone()
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
     }
 }
 
@@ -193,19 +201,17 @@ fn request(instance: &Instance, written: Written) -> Result<Request<SendBody>, F
 }
 
 /// Copies both ways until both ends are done, one breaks, or nothing moved for `idle`.
-pub(crate) async fn join(near: impl Io, far: impl Io, exchange: &mut Exchange, idle: Option<Duration>) {
-    let (received, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut near = Counted { inner: near, read: received.clone() };
-    let mut far = Counted { inner: far, read: sent.clone() };
+pub(crate) async fn join(mut near: impl Io, mut far: impl Io, exchange: &mut Exchange, idle: Option<Duration>) {
+    let moved = Moved::default();
     let still = async {
         let Some(limit) = idle else { return std::future::pending().await };
         let mut seen = None;
         loop {
-            let moved = received.load(Ordering::Relaxed) + sent.load(Ordering::Relaxed);
-            if seen == Some(moved) {
+            let now = moved.near.load(Ordering::Relaxed) + moved.far.load(Ordering::Relaxed);
+            if seen == Some(now) {
                 return;
             }
-            seen = Some(moved);
+            seen = Some(now);
             tokio::time::sleep(limit).await;
         }
     };
@@ -215,49 +221,21 @@ pub(crate) async fn join(near: impl Io, far: impl Io, exchange: &mut Exchange, i
             None => std::future::pending().await,
         }
     };
-    let (near_gone, far_gone) = (gone(near.inner.gone()), gone(far.inner.gone()));
+    let (near_gone, far_gone) = (gone(near.gone()), gone(far.gone()));
     tokio::select! {
-        result = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER) => {
+        result = copy_both((&mut near, Io::socket), (&mut far, Io::socket), &moved) => {
             if result.is_err() {
                 exchange.reason = Some(Reason::Reset);
-                near.inner.abort();
-                far.inner.abort();
+                near.abort();
+                far.abort();
             }
         }
         () = async { tokio::select! { () = near_gone => {}, () = far_gone => {} } } => {
             exchange.reason = Some(Reason::Reset);
-            near.inner.abort();
-            far.inner.abort();
+            near.abort();
+            far.abort();
         }
         () = still => exchange.reason = Some(Reason::ResponseTimeout),
     }
-    exchange.bytes_in = received.load(Ordering::Relaxed);
-    exchange.bytes_out = sent.load(Ordering::Relaxed);
-}
-
-/// Counts what is read.
-struct Counted<T> {
-    inner: T,
-    read: Arc<AtomicU64>,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
+    (exchange.bytes_in, exchange.bytes_out) = (moved.near.into_inner(), moved.far.into_inner());
 }
