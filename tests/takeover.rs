@@ -182,9 +182,7 @@ fn a_successor_that_never_gets_ready_changes_nothing() {
     eventually("that is noticed", || town.web.process.output().contains("this one goes on"));
     // and one that ends in an orderly way
     let mut never = start("never-2.log");
-    eventually("it has the sockets", || {
-        town.web.process.output().matches("is about to replace this one").count() == 2
-    });
+    eventually("it has the sockets", || town.web.process.output().matches("is about to replace this one").count() == 2);
     never.stop();
     let before = load.answered();
     eventually("traffic flows", || load.answered() > before + 50);

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod crds;
 mod faults;
 mod fuzz;
 mod loom;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults",
+    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults, crds",
     disable_help_subcommand = true
 )]
 struct Cli {
@@ -46,6 +47,8 @@ enum Command {
     Loom,
     /// What callers see of servers that fail, with the engine and without
     Faults,
+    /// Write the custom resource definitions of deploy/kubernetes from their schemas
+    Crds,
     /// Feed the parsers of what comes from outside with what a fuzzer makes up
     Fuzz(fuzz::Args),
     /// CPU per request of the proxies, as a ratio to a bare hyper loop; `cargo xtask bench --help` says more
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Loom => loom::run(),
         Command::Faults => faults::run(),
+        Command::Crds => crds::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -56,9 +56,8 @@ impl Sockets {
     /// # Errors
     /// The first that cannot be had, by its field.
     pub(crate) async fn bind(settings: &SidecarSettings, inherited: &mut Inherited) -> Result<Self, SidecarError> {
-        let mut listen = |field, address| {
-            inherited.tcp(address).map_err(|source| SidecarError::Listen { field, address, source })
-        };
+        let mut listen =
+            |field, address| inherited.tcp(address).map_err(|source| SidecarError::Listen { field, address, source });
         let mut outbound = Vec::new();
         for o in &settings.outbound {
             let doors = Doors::new(settings.limits.connections);

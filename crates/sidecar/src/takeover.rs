@@ -72,7 +72,9 @@ impl Predecessor {
         let failed = |source| SidecarError::TakeOver { path: path.to_owned(), source };
         let stream = match Blocking::connect(path) {
             Ok(stream) => stream,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
             Err(e) => return Err(failed(e)),
         };
         let received = tokio::task::spawn_blocking(move || {

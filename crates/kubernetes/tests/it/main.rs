@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod any_pod;
+mod custom;
 mod golden;
 mod installed;
 mod schema;

@@ -73,7 +73,8 @@ impl Gate {
 impl State {
     fn new(own: Option<Own>, begun: Start) -> Self {
         let registered = own.iter().filter(|_| begun == Start::TakingOver);
-        let inherited: BTreeSet<ServiceName> = registered.flat_map(|own| own.register.ports.values().cloned()).collect();
+        let inherited: BTreeSet<ServiceName> =
+            registered.flat_map(|own| own.register.ports.values().cloned()).collect();
         Self {
             own,
             heard: BTreeMap::new(),
