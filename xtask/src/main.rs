@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod crds;
 mod faults;
 mod fuzz;
 mod image;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults, soak, image",
+    about = "Fusewire's own commands: test, ci, tidy, fuzz, bench, replay, simulate, loom, faults, soak, image, crds",
     disable_help_subcommand = true
 )]
 struct Cli {
@@ -48,6 +49,8 @@ enum Command {
     Loom,
     /// What callers see of servers that fail, with the engine and without
     Faults,
+    /// Write the custom resource definitions of deploy/kubernetes from their schemas
+    Crds,
     /// Feed the parsers of what comes from outside with what a fuzzer makes up
     Fuzz(fuzz::Args),
     /// 1,000 connections a second that come and go through both sidecars, and what they leave behind
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Loom => loom::run(),
         Command::Faults => faults::run(),
+        Command::Crds => crds::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Image(args) => image::run(&args),

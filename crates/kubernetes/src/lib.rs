@@ -3,15 +3,17 @@
 //! It decides what an injected pod looks like ([`inject()`]), for the admission webhook ([`Review`]) and for files
 //! ([`inject_manifests`]) alike; what `fusewire install` puts into a cluster ([`install`]); which pods should have a sidecar
 //! and have none ([`injector::uninjected`]); how Services, EndpointSlices and Pods become services and instances of the mesh
-//! ([`translate`], [`Discovery`]), and routes of Gateway API routes of the mesh ([`gateway`]); whom a service account's token proves ([`review_token`]); which replica writes where only
-//! one may ([`Leader`]); and how a Secret is changed by one of several at a time ([`Document`]). It deliberately serves nothing,
-//! and holds no Kubernetes object: each is reduced to the few fields that are used as it is read, so that memory follows what is
-//! used. What rights all this needs, and why, is in `deploy/kubernetes/base/rbac.yaml`.
+//! ([`translate`], [`Discovery`]), what Gateway API's routes ([`gateway`]) and objects of our own kinds ([`crd`]) mean there; whom a
+//! service account's token proves ([`review_token`]); which replica writes where only one may ([`Leader`]); and how a Secret is
+//! changed by one of several at a time ([`Document`]). It deliberately serves nothing, and holds no Kubernetes object: each is
+//! reduced to the few fields that are used as it is read, so that memory follows what is used. What rights all this needs, and
+//! why, is in `deploy/kubernetes/base/rbac.yaml`.
 //!
 //! Invariant: what was last known stays in force while the API server is away, and its age is known.
 
 mod bundle;
 mod cluster;
+pub mod crd;
 mod discovery;
 mod document;
 mod facts;

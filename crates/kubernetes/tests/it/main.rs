@@ -5,6 +5,7 @@
 
 mod any_pod;
 mod bundle;
+mod custom;
 mod discovery;
 mod document;
 mod golden;

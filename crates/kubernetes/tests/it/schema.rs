@@ -8,11 +8,20 @@ use std::process::{Command, Stdio};
 
 /// Fails with every fault of every document, unknown fields included.
 pub(crate) fn validate(documents: &[Value]) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/validate_manifests.py");
+    ask("validate_manifests.py", &documents.into());
+}
+
+/// The same for objects of our own kinds, by the schemas of their definitions.
+pub(crate) fn validate_custom(definitions: &[Value], objects: &[Value]) {
+    ask("validate_custom.py", &serde_json::json!({"definitions": definitions, "objects": objects}));
+}
+
+fn ask(script: &str, about: &Value) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python").join(script);
     let mut command = Command::new(python());
     command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let text = serde_json::to_vec(documents).unwrap();
+    let text = serde_json::to_vec(about).unwrap();
     child.stdin.take().unwrap().write_all(&text).unwrap();
     let out = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);

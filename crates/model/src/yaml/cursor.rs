@@ -75,6 +75,10 @@ impl<'a> Cursor<'a> {
     pub(super) fn is_null(&self) -> bool {
         matches!(self.node.value, Value::Null)
     }
+    /// Nothing, or a mapping without keys.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(&self.node.value, Value::Map(entries) if entries.is_empty()) || self.is_null()
+    }
     pub(super) fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
     }

@@ -59,7 +59,7 @@ fn kind(cursor: &Cursor<'_>, fields: &mut Fields<'_>) -> Option<CheckKind> {
             service.map(|service| CheckKind::Grpc { service })
         }
         (None, None, Some(tcp)) => {
-            if !tcp.is_null() {
+            if !tcp.is_empty() {
                 tcp.fault_with("must be left empty", "write `port: 5432` beside it for another port");
                 return None;
             }

@@ -187,8 +187,14 @@ fn balancing(cursor: &Cursor<'_>) -> Balancing {
     balancing
 }
 
-/// `path`, `peer` or `{header: x-user}`.
+/// `path`, `peer` or `{header: x-user}`; in a mapping also `{type: path}`, for readers that want one shape.
 fn request_key(cursor: &Cursor<'_>) -> Option<RequestKey> {
+    #[derive(Clone, Copy)]
+    enum Word {
+        Header,
+        Path,
+        Peer,
+    }
     if !cursor.is_map() {
         return match cursor.as_text() {
             Some("path") => Some(RequestKey::Path),
@@ -200,9 +206,18 @@ fn request_key(cursor: &Cursor<'_>) -> Option<RequestKey> {
         };
     }
     let mut fields = cursor.map("path, peer or {header: NAME}")?;
-    let header = fields.required("header", "the name of a header").and_then(|c| field_name(&c));
+    let words = [("header", Word::Header), ("path", Word::Path), ("peer", Word::Peer)];
+    let word = fields.get("type").map_or(Some(Word::Header), |c| c.choice(&words));
+    let key = match word? {
+        Word::Header => {
+            let header = fields.required("header", "the name of a header").and_then(|c| field_name(&c));
+            header.map(RequestKey::Header)
+        }
+        Word::Path => Some(RequestKey::Path),
+        Word::Peer => Some(RequestKey::Peer),
+    };
     fields.finish();
-    header.map(RequestKey::Header)
+    key
 }
 
 fn field_name(cursor: &Cursor<'_>) -> Option<String> {

@@ -42,6 +42,10 @@ pub fn duration_text(duration: Duration) -> String {
 
 /// `0.01`, `1`, `1%`, `0.5%`: a share in millionths. Not below a millionth, no sign, no exponent.
 pub(super) fn parse_millionths(text: &str) -> Option<u32> {
+    u32::try_from(millionths(text)?).ok()
+}
+
+fn millionths(text: &str) -> Option<u64> {
     let (number, places) = match text.strip_suffix('%') {
         Some(number) => (number, 4),
         None => (text, 6),
@@ -52,14 +56,15 @@ pub(super) fn parse_millionths(text: &str) -> Option<u32> {
     if !digits(whole) || !digits(fraction) || fraction_kept.len() > places {
         return None;
     }
-    let scale = 10_u32.pow(u32::try_from(places).ok()?);
-    let below: u32 = format!("{fraction_kept:0<places$}").parse().ok()?;
-    whole.parse::<u32>().ok()?.checked_mul(scale)?.checked_add(below)
+    let scale = 10_u64.pow(u32::try_from(places).ok()?);
+    let below: u64 = format!("{fraction_kept:0<places$}").parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(scale)?.checked_add(below)
 }
 
 /// `2`, `1.5`: a number in thousandths. Not below a thousandth, no sign, no exponent.
 pub(super) fn parse_thousandths(text: &str) -> Option<u32> {
-    parse_millionths(text).filter(|m| m % 1000 == 0 && !text.ends_with('%')).map(|m| m / 1000)
+    let millionths = millionths(text).filter(|m| m % 1000 == 0 && !text.ends_with('%'))?;
+    u32::try_from(millionths / 1000).ok()
 }
 
 /// RFC 3339, strictly: `2026-11-22T18:00:00Z`, with a fraction (left out) or an offset such as `+01:00` if need be. Not
@@ -222,6 +227,16 @@ mod tests {
             ["", "%", ".5", "5.", "-1", "1e-2", "0.0000001", "0.00001%", "1 %", "4294967296", "99999999999", "½"]
         {
             assert_eq!(parse_millionths(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_in_thousandths_as_far_as_they_go() {
+        for (text, thousandths) in [("1.5", 1_500), ("0.001", 1), ("10000", 10_000_000), ("4294967.295", u32::MAX)] {
+            assert_eq!(parse_thousandths(text), Some(thousandths), "{text}");
+        }
+        for text in ["1%", "0.0001", "4294967.296", "-1", "9999999999"] {
+            assert_eq!(parse_thousandths(text), None, "{text}");
         }
     }
 

@@ -75,6 +75,25 @@ fn checks_and_names_start_from_the_defaults() {
     assert_eq!(probes, ["inventory"]);
 }
 
+/// For writers that give each key one type, such as custom resources of Kubernetes.
+#[test]
+fn what_a_word_says_a_mapping_can_say_too() {
+    for (word, mapping) in [
+        ("breaker: {service: {throttle: off}}", "breaker: {service: {throttle: {k: 0}}}"),
+        ("breaker: {service: {open: off}}", "breaker: {service: {open: {on: off}}}"),
+        ("breaker: {instance: {peer: off}}", "breaker: {instance: {peer: {delta: 0}}}"),
+        ("lb: {policy: maglev, key: path}", "lb: {policy: maglev, key: {type: path}}"),
+        ("limit: {rate: {requests: 1, key: peer}}", "limit: {rate: {requests: 1, key: {type: peer}}}"),
+        ("retry: off", "retry: {attempts: 1}"),
+        ("fallback: empty", "fallback: [{type: empty}]"),
+    ] {
+        let of = |policy: &str| parsed(&format!("policies: {{p: {{{policy}}}}}")).mesh;
+        assert_eq!(of(word), of(mapping), "{word}");
+    }
+    let of = |health: &str| parsed(&format!("services: {{s: {{health: {health}}}}}")).mesh;
+    assert_eq!(of("tcp"), of("{tcp: {}}"));
+}
+
 #[test]
 fn a_check_is_written_in_few_words() {
     for (text, kind) in [

@@ -766,7 +766,7 @@ fn resilience_settings_that_cannot_be_meant_are_told_where_they_stand() {
         --
         mesh.yaml:4:41: policies.p.breaker.instance.open.factor: must be a factor 1..10, to the thousandth, got "0.5"
         --
-        mesh.yaml:4:39: policies.p.breaker.service.throttle.k: must be a number 1.1..10, to the hundredth, got "1"
+        mesh.yaml:4:39: policies.p.breaker.service.throttle.k: must be 0 or a number 1.1..10, to the hundredth, got "1"
         mesh.yaml:4:49: policies.p.breaker.service.open: must be off | connect | any, got "all"
         mesh.yaml:4:79: policies.p.breaker.service.concurrency: must be 1..5, got 6
         mesh.yaml:4:89: policies.p.breaker.service.scope: must be service | route, got "method"

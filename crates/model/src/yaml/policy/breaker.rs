@@ -81,7 +81,7 @@ fn service(cursor: &Cursor<'_>, policy: &mut Policy) {
     }
 }
 
-/// `off`, or `{k: 2.0}`.
+/// `off`, or `{k: 2.0}`; `{k: 0}` is off too.
 fn throttle(cursor: &Cursor<'_>) -> Option<ThrottleConfig> {
     if cursor.as_text() == Some("off") {
         return None;
@@ -89,12 +89,12 @@ fn throttle(cursor: &Cursor<'_>) -> Option<ThrottleConfig> {
     let mut config = ThrottleConfig::default();
     let Some(mut fields) = cursor.map("off, or a mapping such as {k: 2}") else { return Some(config) };
     set(&mut config.k_percent, fields.get("k"), |c| {
-        let hundredths =
-            |text: &str| scalar::parse_thousandths(text).filter(|k| (1_100..=10_000).contains(k) && k % 10 == 0);
-        c.parse("a number 1.1..10, to the hundredth", |text| u16::try_from(hundredths(text)? / 10).ok())
+        let fits = |k: &u32| (*k == 0 || (1_100..=10_000).contains(k)) && k % 10 == 0;
+        let hundredths = |text: &str| scalar::parse_thousandths(text).filter(fits);
+        c.parse("0 or a number 1.1..10, to the hundredth", |text| u16::try_from(hundredths(text)? / 10).ok())
     });
     fields.finish();
-    Some(config)
+    (config.k_percent > 0).then_some(config)
 }
 
 /// `off`, `connect`, `any`, or `{on: any, base: 5s, max: 30s, jitter: 25%}`.
@@ -237,13 +237,13 @@ fn slow(cursor: &Cursor<'_>) -> Option<SlowCalls> {
     Some(SlowCalls { over: over?, rate: rate? })
 }
 
-/// `off`, or `{delta: 5, z: 4}`.
+/// `off`, or `{delta: 5, z: 4}`; `{delta: 0}` is off too.
 fn peer(cursor: &Cursor<'_>, config: &mut PeerOutlier) {
     if cursor.as_text() == Some("off") {
         return config.delta = 0;
     }
     let Some(mut fields) = cursor.map("off, or a mapping such as {delta: 5, z: 4}") else { return };
-    set(&mut config.delta, fields.get("delta"), |c| c.percent(1..=100));
+    set(&mut config.delta, fields.get("delta"), |c| c.percent(0..=100));
     set(&mut config.z, fields.get("z"), |c| small(c, 1, 20));
     fields.finish();
 }
