@@ -35,6 +35,8 @@ const TURN: usize = 1 << 20;
 pub struct Moved {
     pub near: AtomicU64,
     pub far: AtomicU64,
+    /// How often somebody took something: a slow reader is not an idle one.
+    pub taken: AtomicU64,
 }
 
 /// The socket below a stream, if bytes go there as they are and none waits above it.
@@ -55,8 +57,8 @@ where
 {
     let (mut there, mut back) = (Way::default(), Way::default());
     poll_fn(|cx| {
-        let there = there.poll(cx, (&mut *near, near_socket), (&mut *far, far_socket), &moved.near)?;
-        let back = back.poll(cx, (&mut *far, far_socket), (&mut *near, near_socket), &moved.far)?;
+        let there = there.poll(cx, (&mut *near, near_socket), (&mut *far, far_socket), (&moved.near, &moved.taken))?;
+        let back = back.poll(cx, (&mut *far, far_socket), (&mut *near, near_socket), (&moved.far, &moved.taken))?;
         if there.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
@@ -97,7 +99,7 @@ impl Way {
         cx: &mut Context<'_>,
         (from, from_socket): (&mut R, Socket<R>),
         (to, to_socket): (&mut W, Socket<W>),
-        count: &AtomicU64,
+        (count, taken): (&AtomicU64, &AtomicU64),
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -105,8 +107,8 @@ impl Way {
     {
         let mut turn = 0;
         while self.state == State::Open {
-            ready!(self.poll_left(cx, to))?;
-            ready!(self.poll_drain(cx, to_socket(to)))?;
+            ready!(self.poll_left(cx, to, taken))?;
+            ready!(self.poll_drain(cx, to_socket(to), taken))?;
             if turn >= TURN {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -127,7 +129,7 @@ impl Way {
             turn += read;
         }
         if self.state == State::Ending {
-            ready!(self.poll_left(cx, to))?;
+            ready!(self.poll_left(cx, to, taken))?;
             ready!(Pin::new(to).poll_shutdown(cx))?;
             self.state = State::Done;
         }
@@ -171,12 +173,18 @@ impl Way {
         Ok(bytes.len())
     }
 
-    fn poll_left<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    fn poll_left<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+        taken: &AtomicU64,
+    ) -> Poll<io::Result<()>> {
         while self.at < self.left.len() {
             match ready!(Pin::new(&mut *to).poll_write(cx, &self.left[self.at..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.at += n,
             }
+            taken.fetch_add(1, Ordering::Relaxed);
         }
         (self.left, self.at) = (Vec::new(), 0);
         Poll::Ready(Ok(()))
@@ -205,13 +213,16 @@ impl Way {
         }
     }
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>, to: Option<&TcpStream>) -> Poll<io::Result<()>> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>, to: Option<&TcpStream>, taken: &AtomicU64) -> Poll<io::Result<()>> {
         while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
             let Some(to) = to else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
             ready!(to.poll_write_ready(cx))?;
             match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                drained => drained?,
+                drained => {
+                    drained?;
+                    taken.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
         self.pipe = None;

@@ -8,10 +8,35 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 
 /// Empty pipes that a thread keeps, with two descriptors each.
 const MAX_SPARE: usize = 8;
+/// Pipes of this process at once; beyond it bytes are copied, which takes no descriptors.
+const MAX_OPEN: usize = 512;
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// One pipe's place among [`MAX_OPEN`].
+#[derive(Debug)]
+struct Place;
+
+impl Place {
+    fn take() -> io::Result<Self> {
+        let place = Self; // counted by its end, whatever comes of it
+        if OPEN.fetch_add(1, Ordering::Relaxed) < MAX_OPEN {
+            Ok(place)
+        } else {
+            Err(io::ErrorKind::QuotaExceeded.into())
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What [`Pipe::fill`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +113,12 @@ impl Drop for Pipe {
 struct Ends {
     read: std::os::fd::OwnedFd,
     write: std::os::fd::OwnedFd,
+    _place: Place,
 }
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{Ends, Filled};
+    use super::{Ends, Filled, Place};
     use rustix::io::Errno;
     use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
     use std::io;
@@ -102,8 +128,9 @@ mod linux {
 
     impl Ends {
         pub(super) fn new() -> io::Result<Self> {
+            let place = Place::take()?;
             let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-            Ok(Self { read, write })
+            Ok(Self { read, write, _place: place })
         }
 
         pub(super) fn fill(&self, from: &TcpStream, most: usize) -> io::Result<Filled> {

@@ -40,6 +40,8 @@ fn bound(source: IpAddr) -> io::Result<TcpSocket> {
     socket.set_nonblocking(true)?;
     set_transparent(&socket, source)?;
     mark(&socket)?;
+    // the kernel does not give the same two ends out twice; a port that waits for its last packets is free for another end
+    socket.set_reuse_address(true)?;
     let mut said = Err(io::ErrorKind::AddrInUse.into());
     for _ in 0..TRIES {
         said = socket.bind(&SocketAddr::new(source, next_port()).into());

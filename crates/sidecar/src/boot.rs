@@ -142,6 +142,7 @@ pub async fn run(
     };
     config::start(mesh.clone(), source, desk);
     tokio::spawn(health::run(mesh.clone()));
+    let is_successor = predecessor.is_some();
     let predecessor = match predecessor {
         Some(predecessor) => tokio::select! {
             ready = predecessor.when_ready(&mesh) => ready?,
@@ -157,9 +158,12 @@ pub async fn run(
             mesh.book.reopen();
             (was_up, paths.map(|path| path.as_deref().and_then(takeover::inherit)))
         }
+        // one that is leaving may still answer there
+        None if is_successor => (BTreeSet::new(), paths.map(|path| path.as_deref().and_then(takeover::inherit))),
         None => (BTreeSet::new(), unix_sockets(paths).await?),
     };
-    let offer = takeover::offer(handover, handles);
+    let succession = AtomicBool::new(false);
+    let offer = takeover::offer(handover, handles, &succession);
     let exporting = spans.and_then(|spans| export::start(&mesh, controls.as_ref(), spans));
     let mut registration = controls.map(|controls| registration::start(&mesh, controls, inbound_at, &was_up));
     tokio::spawn(watch::run(mesh.clone()));
@@ -173,20 +177,27 @@ pub async fn run(
         () = &mut stop => None,
         successor = offer => Some(successor),
     };
-    match (successor, &mut registration) {
-        (Some(successor), _) => {
+    match successor {
+        Some(successor) => {
             tracing::info!("another sidecar has taken over");
             served.shutdown().await; // it is the other's to tell from here on
             mesh.inbound_drain.begin_patiently();
             mesh.outbound_drain.begin_patiently();
             successor.yielded(&mesh.health.was_up()).await;
+            // until the other has said it all: what is known by this one's stream goes with it
+            if let Some(registration) = registration.take() {
+                tokio::spawn(registration.end_soon());
+            }
         }
-        (None, Some(registration)) => {
-            // callers turn elsewhere before we turn them away
-            mesh.leaving.store(true, Ordering::Relaxed);
-            registration.leave().await;
+        // another that is about to take over goes on with what is registered
+        None if succession.load(Ordering::Relaxed) => {}
+        None => {
+            if let Some(registration) = &mut registration {
+                // callers turn elsewhere before we turn them away
+                mesh.leaving.store(true, Ordering::Relaxed);
+                registration.leave().await;
+            }
         }
-        (None, None) => {}
     }
     drain(&mesh, stop).await;
     if let Some(registration) = registration {

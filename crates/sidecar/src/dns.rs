@@ -38,6 +38,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// For the control plane's word on a name. Resolvers ask again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// After a failed accept.
+/// The setting that names its listeners.
+pub(crate) const FIELD: &str = "dns.listen";
 const PAUSE: Duration = Duration::from_millis(50);
 /// The largest message that EDNS speaks of.
 const MAX_MESSAGE: usize = 65_535;
@@ -51,8 +53,8 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Port 0 is any that is free for both.
     pub(crate) async fn bind(address: SocketAddr, inherited: &mut Inherited) -> io::Result<Self> {
-        let udp = inherited.take("udp", address).map(|udp| UdpSocket::from_std(udp.into())).transpose()?;
-        let tcp = inherited.take("tcp", address).map(|tcp| TcpListener::from_std(tcp.into())).transpose()?;
+        let udp = inherited.take("udp", FIELD, address).map(|udp| UdpSocket::from_std(udp.into())).transpose()?;
+        let tcp = inherited.take("tcp", FIELD, address).map(|tcp| TcpListener::from_std(tcp.into())).transpose()?;
         match (udp, tcp) {
             (Some(udp), Some(tcp)) => return Ok(Self { udp, tcp }),
             (Some(udp), None) => return Ok(Self { tcp: TcpListener::bind(udp.local_addr()?).await?, udp }),

@@ -47,6 +47,12 @@ impl Registration {
         self.task.abort();
     }
 
+    /// The same once another sidecar has had the time to speak for the application.
+    pub(crate) async fn end_soon(self) {
+        tokio::time::sleep(LEAVE).await;
+        self.end();
+    }
+
     /// Ends it at the control plane, so that callers turn elsewhere; at most [`LEAVE`].
     pub(crate) async fn leave(&mut self) {
         let (Some(leave), Some(left)) = (self.leave.take(), self.left.take()) else { return };

@@ -33,13 +33,13 @@ impl Inherited {
     }
 
     /// The one of this name.
-    pub(crate) fn take(&mut self, transport: &str, address: SocketAddr) -> Option<OwnedFd> {
-        let index = self.0.iter().position(|(name, _)| *name == named(transport, address))?;
+    pub(crate) fn take(&mut self, transport: &str, field: &str, address: SocketAddr) -> Option<OwnedFd> {
+        let index = self.0.iter().position(|(name, _)| *name == named(transport, field, address))?;
         Some(self.0.remove(index).1)
     }
 
-    fn tcp(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
-        match self.take("tcp", address) {
+    fn tcp(&mut self, field: &str, address: SocketAddr) -> io::Result<TcpListener> {
+        match self.take("tcp", field, address) {
             Some(socket) => Ok(socket.into()),
             None => fusewire_net::listen(address),
         }
@@ -47,15 +47,16 @@ impl Inherited {
 
     /// One that takes connections for any address.
     fn transparent(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
-        match self.take(TRANSPARENT, address) {
+        match self.take(TRANSPARENT, "", address) {
             Some(socket) => Ok(socket.into()),
             None => fusewire_net::listen_transparent(address),
         }
     }
 }
 
-fn named(transport: &str, address: SocketAddr) -> String {
-    format!("{transport} {address}")
+/// Of port 0 there may be several, which only their field tells apart.
+fn named(transport: &str, field: &str, address: SocketAddr) -> String {
+    if address.port() == 0 { format!("{transport} {address} {field}") } else { format!("{transport} {address}") }
 }
 
 impl Sockets {
@@ -65,7 +66,7 @@ impl Sockets {
     /// The first that cannot be had, by its field.
     pub(crate) async fn bind(settings: &SidecarSettings, inherited: &mut Inherited) -> Result<Self, SidecarError> {
         let listen = |inherited: &mut Inherited, field, address| {
-            inherited.tcp(address).map_err(|source| SidecarError::Listen { field, address, source })
+            inherited.tcp(field, address).map_err(|source| SidecarError::Listen { field, address, source })
         };
         let mut outbound = Vec::new();
         for o in &settings.outbound {
@@ -116,25 +117,26 @@ impl Sockets {
     /// bound by.
     pub(crate) fn handles(&self, settings: &SidecarSettings) -> io::Result<Vec<(String, OwnedFd)>> {
         let mut handles = Vec::new();
-        let mut keep = |transport, address, socket: BorrowedFd<'_>| {
-            handles.push((named(transport, address), socket.try_clone_to_owned()?));
+        let mut keep = |(transport, field), address, socket: BorrowedFd<'_>| {
+            handles.push((named(transport, field, address), socket.try_clone_to_owned()?));
             io::Result::Ok(())
         };
         for (o, (listener, _)) in settings.outbound.iter().zip(&self.outbound) {
-            keep("tcp", o.listen, listener.as_fd())?;
+            keep(("tcp", "outbound"), o.listen, listener.as_fd())?;
         }
         for (i, listener) in settings.inbound.iter().zip(&self.inbound) {
-            keep("tcp", i.listen, listener.as_fd())?;
+            keep(("tcp", "inbound"), i.listen, listener.as_fd())?;
         }
-        for ((direction, _, at), (listener, ..)) in redirected(settings).zip(&self.intercept) {
-            keep(transport(settings, direction), at, listener.as_fd())?;
+        for ((direction, field, at), (listener, ..)) in redirected(settings).zip(&self.intercept) {
+            let transport = transport(settings, direction);
+            keep((transport, if transport == TRANSPARENT { "" } else { field }), at, listener.as_fd())?;
         }
         for (address, listener) in settings.admin.listen.iter().zip(&self.admin) {
-            keep("tcp", *address, listener.as_fd())?;
+            keep(("tcp", "admin.listen"), *address, listener.as_fd())?;
         }
         for (address, sockets) in settings.dns.iter().flat_map(|dns| &dns.listen).zip(&self.dns) {
             for (transport, socket) in sockets.both() {
-                keep(transport, *address, socket)?;
+                keep((transport, dns::FIELD), *address, socket)?;
             }
         }
         Ok(handles)
@@ -167,10 +169,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let handle = || listener.as_fd().try_clone_to_owned().unwrap();
-        let mut inherited = Inherited::new(vec![(named("tcp", at(0)), handle()), (named("udp", at(53)), handle())]);
-        assert!(inherited.take("tcp", at(53)).is_none());
-        assert!(inherited.take("tcp", at(0)).is_some(), "port 0 is a name like any other");
-        assert!(inherited.take("tcp", at(0)).is_none());
-        assert!(inherited.take("udp", at(53)).is_some());
+        let names = [named("tcp", "admin.listen", at(0)), named("tcp", "outbound", at(0)), named("udp", "dns", at(53))];
+        let mut inherited = Inherited::new(names.into_iter().map(|name| (name, handle())).collect());
+        assert!(inherited.take("tcp", "dns", at(53)).is_none());
+        assert!(inherited.take("tcp", "outbound", at(0)).is_some(), "port 0 is a name like any other, of its field");
+        assert!(inherited.take("tcp", "outbound", at(0)).is_none());
+        assert!(inherited.take("udp", "dns", at(53)).is_some());
     }
 }

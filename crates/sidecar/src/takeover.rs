@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -155,16 +156,21 @@ impl Successor {
     }
 }
 
-/// Offers `sockets` to whoever comes to `at`, one after the other, until one of them is ready to serve.
-pub(crate) async fn offer(at: Option<Socket>, sockets: Vec<(String, OwnedFd)>) -> Successor {
+/// Offers `sockets` to whoever comes to `at`, one after the other, until one of them is ready to serve. `has_one`: somebody holds
+/// them who may yet be.
+pub(crate) async fn offer(at: Option<Socket>, sockets: Vec<(String, OwnedFd)>, has_one: &AtomicBool) -> Successor {
     let Some(at) = at else { return std::future::pending().await };
     let sockets = Arc::new(sockets);
     loop {
         match at.accept().await {
-            Ok(stream) => match hand_over(stream, &sockets).await {
-                Ok(successor) => return successor,
-                Err(e) => tracing::warn!("a sidecar that was to replace this one did not: {e}; this one goes on"),
-            },
+            Ok(stream) => {
+                has_one.store(true, Ordering::Relaxed);
+                match hand_over(stream, &sockets).await {
+                    Ok(successor) => return successor,
+                    Err(e) => tracing::warn!("a sidecar that was to replace this one did not: {e}; this one goes on"),
+                }
+                has_one.store(false, Ordering::Relaxed);
+            }
             Err(e) => {
                 tracing::warn!("{}: {e}", at.path().display());
                 tokio::time::sleep(TURN).await;
@@ -187,7 +193,8 @@ async fn hand_over(stream: UnixStream, sockets: &Arc<Vec<(String, OwnedFd)>>) ->
     let mut stream = UnixStream::from_std(sent.await.map_err(io::Error::other)??)?;
     tracing::info!("another sidecar is about to replace this one");
     let mut said = [0; READY.len()];
-    let heard = tokio::time::timeout(BOOT + TURN, stream.read_exact(&mut said)).await;
+    // its own limit begins later than this one
+    let heard = tokio::time::timeout(2 * BOOT, stream.read_exact(&mut said)).await;
     match heard.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).and_then(|heard| heard)? {
         _ if said == *READY => Ok(Successor(stream)),
         _ => Err(io::ErrorKind::InvalidData.into()),

@@ -180,6 +180,16 @@ impl Answer {
         headers::plain_length(fields);
         let ours = [reply::REASON, reply::DETAIL].map(|name| fields.get(&name).filter(|_| from_sidecar).cloned());
         headers::strip_ours(fields);
+        let mesh = exchange.worker.mesh.clone();
+        // as the service said it, before the route's rule changes what it says of who may have it
+        let copy = match exchange.direction {
+            Direction::Outbound => {
+                let (status, fields) = (response.status(), response.headers());
+                mesh.stale.begin(target.upstream.name.as_str(), &target.policy, outgoing, (status, fields))
+            }
+            Direction::Inbound => None,
+        };
+        let fields = response.headers_mut();
         if let Some(filters) = &target.filters
             && ours[0].is_none()
         {
@@ -203,11 +213,6 @@ impl Answer {
         exchange.status = Some(response.status().as_u16());
         exchange.heard(&judged);
         let (mut head, inner) = response.into_parts();
-        let mesh = &exchange.worker.mesh;
-        let copy = match exchange.direction {
-            Direction::Outbound => mesh.stale.begin(target.upstream.name.as_str(), &target.policy, outgoing, &head),
-            Direction::Inbound => None,
-        };
         let inner = Unread::new(inner, head.version, Message::Response);
         if let Some(caller) = caller {
             caller.refused(&mut head);

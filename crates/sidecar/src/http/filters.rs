@@ -13,6 +13,8 @@ use std::sync::Arc;
 /// For one backend: the rule's and then its own.
 pub(crate) struct Filters {
     request: Vec<Edit>,
+    /// Of the request, for this backend and nobody else.
+    backend: Vec<Edit>,
     response: Vec<Edit>,
     host: Option<(Authority, HeaderValue)>,
     path: Option<(PathMatch, PathEdit)>,
@@ -38,7 +40,8 @@ impl Filters {
         let each = rule.backends.iter().map(|backend| {
             let ours = rule.filters.as_deref();
             let filters = Self {
-                request: edits(ours.map(|f| &f.edits), backend.edits.as_deref(), |edits| &edits.request),
+                request: edits(ours.map(|f| &f.edits), None, |edits| &edits.request),
+                backend: edits(None, backend.edits.as_deref(), |edits| &edits.request),
                 response: edits(ours.map(|f| &f.edits), backend.edits.as_deref(), |edits| &edits.response),
                 host: ours
                     .and_then(|f| f.host.as_ref())
@@ -53,8 +56,13 @@ impl Filters {
     }
 
     fn is_empty(&self) -> bool {
-        let Self { request, response, host, path, mirrors } = self;
-        request.is_empty() && response.is_empty() && host.is_none() && path.is_none() && mirrors.is_empty()
+        let Self { request, backend, response, host, path, mirrors } = self;
+        request.is_empty()
+            && backend.is_empty()
+            && response.is_empty()
+            && host.is_none()
+            && path.is_none()
+            && mirrors.is_empty()
     }
 
     /// Once what is for one connection only has been taken out.
@@ -70,6 +78,11 @@ impl Filters {
         {
             head.uri = uri;
         }
+    }
+
+    /// The same, once mirrors have their copies.
+    pub(super) fn backend(&self, head: &mut request::Parts) {
+        apply(&self.backend, &mut head.headers);
     }
 
     /// The same.

@@ -27,6 +27,8 @@ pub(crate) struct Outgoing {
     pub(crate) upgrade: Option<HeaderValue>,
     /// The caller's.
     has_body: bool,
+    /// The caller's own: one that a route's rule puts there promises nothing.
+    has_idempotency_key: bool,
     /// A body that is there already: of a copy.
     own: Option<Box<Bytes>>,
     /// Where both directions meet, where there is a body or an idle timeout.
@@ -60,7 +62,19 @@ impl Outgoing {
         if has_body && let Some(flow) = &flow {
             flow.keep(Unread::new(body, head.version, Message::Request), replay.begin());
         }
-        Self { head, authority, upgrade, has_body, own: None, flow, protocol, is_grpc: protocol == "grpc", key }
+        let has_idempotency_key = head.headers.contains_key(&headers::IDEMPOTENCY_KEY);
+        Self {
+            head,
+            authority,
+            upgrade,
+            has_body,
+            has_idempotency_key,
+            own: None,
+            flow,
+            protocol,
+            is_grpc: protocol == "grpc",
+            key,
+        }
     }
 
     /// As the route's rule says.
@@ -68,11 +82,27 @@ impl Outgoing {
         filters.request(&mut self.head, &mut self.authority);
     }
 
+    /// As it says for the one backend alone.
+    pub(crate) fn edit_for_backend(&mut self, filters: &Filters) {
+        filters.backend(&mut self.head);
+    }
+
     /// The same for another service, without the caller's body.
     pub(crate) fn copy(&self) -> Self {
         let (head, authority) = (self.head.clone(), self.authority.clone());
         let (protocol, is_grpc) = (self.protocol, self.is_grpc);
-        Self { head, authority, upgrade: None, has_body: false, own: None, flow: None, protocol, is_grpc, key: None }
+        Self {
+            head,
+            authority,
+            upgrade: None,
+            has_body: false,
+            has_idempotency_key: false,
+            own: None,
+            flow: None,
+            protocol,
+            is_grpc,
+            key: None,
+        }
     }
 
     pub(crate) fn with(mut self, body: Bytes) -> Self {
@@ -105,7 +135,7 @@ impl Outgoing {
         if self.upgrade.is_some() {
             return Repeat::Unsafe; // what follows are bytes
         }
-        let key = self.head.headers.contains_key(&headers::IDEMPOTENCY_KEY).then_some(Repeat::Idempotent);
+        let key = self.has_idempotency_key.then_some(Repeat::Idempotent);
         repeat(self.head.method.as_str(), declared.or(key))
     }
 

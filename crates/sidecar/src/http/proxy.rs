@@ -64,7 +64,7 @@ async fn forward(
     {
         return refuse(exchange, request, fault).await;
     }
-    let outgoing = match connection.outgoing(request, caller.as_ref(), &target, exchange.protocol) {
+    let mut outgoing = match connection.outgoing(request, caller.as_ref(), &target, exchange.protocol) {
         Ok(outgoing) => outgoing,
         Err(fault) => return reply::own(exchange, &fault),
     };
@@ -73,6 +73,7 @@ async fn forward(
         Ok(()) => {
             if let Some(filters) = &target.filters {
                 mirror::begin(&exchange.worker, filters, &outgoing, connection.caller);
+                outgoing.edit_for_backend(filters);
             }
             attempts(&mut exchange, &target, &outgoing, began).await
         }

@@ -13,7 +13,7 @@ use fusewire_model::policy::{Fallback, Policy};
 use fusewire_resilience::Time;
 use fusewire_resilience::retry::{Replay, ReplayPool};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, StatusCode, request, response};
+use http::{HeaderMap, Method, StatusCode, request};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -104,15 +104,15 @@ impl Cache {
         service: &str,
         policy: &Policy,
         outgoing: &Outgoing,
-        answer: &response::Parts,
+        (status, fields): (StatusCode, &HeaderMap),
     ) -> Option<Box<Copy>> {
         policy.fallback.iter().find(|fallback| matches!(fallback, Fallback::Stale { .. }))?;
         let request = outgoing.head();
-        if !may_be_kept(request, answer) {
+        if !may_be_kept(request, status, fields) {
             return None;
         }
-        let varies = varies(&answer.headers, &request.headers)?;
-        let head = (answer.status, answer.headers.clone());
+        let varies = varies(fields, &request.headers)?;
+        let head = (status, fields.clone());
         let key = key(service, outgoing).into();
         Some(Box::new(Copy { key, varies, head, body: BytesMut::new(), room: self.on_the_way.begin() }))
     }
@@ -198,11 +198,9 @@ fn varies(answer: &HeaderMap, asked: &HeaderMap) -> Option<Varies> {
     Some(all)
 }
 
-fn may_be_kept(request: &request::Parts, answer: &response::Parts) -> bool {
-    let fields = &answer.headers;
-    let whole = answer.status.is_success()
-        && answer.status != StatusCode::PARTIAL_CONTENT
-        && !request.headers.contains_key(header::RANGE);
+fn may_be_kept(request: &request::Parts, status: StatusCode, fields: &HeaderMap) -> bool {
+    let whole =
+        status.is_success() && status != StatusCode::PARTIAL_CONTENT && !request.headers.contains_key(header::RANGE);
     let forbidden = ["no-store", "private", "no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"];
     request.method == Method::GET
         && whole
@@ -230,11 +228,16 @@ fn says(fields: &HeaderMap, directive: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::response;
     use http::{Request, Response};
 
     fn asked(fields: &[(&str, &str)]) -> request::Parts {
         let request = fields.iter().fold(Request::get("/items"), |r, (name, value)| r.header(*name, *value));
         request.body(()).unwrap().into_parts().0
+    }
+
+    fn may(request: &request::Parts, answer: &response::Parts) -> bool {
+        may_be_kept(request, answer.status, &answer.headers)
     }
 
     fn answered(status: u16, fields: &[(&str, &str)]) -> response::Parts {
@@ -245,24 +248,24 @@ mod tests {
     #[test]
     fn what_a_shared_cache_may_not_keep_or_give_out_old_is_not_kept() {
         let ok = answered(200, &[]);
-        assert!(may_be_kept(&asked(&[]), &ok) && may_be_kept(&asked(&[]), &answered(204, &[])));
+        assert!(may(&asked(&[]), &ok) && may(&asked(&[]), &answered(204, &[])));
         for directive in
             ["no-store", "private", "No-Cache", "max-age=5, must-revalidate", "s-maxage=5", "proxy-revalidate"]
         {
-            assert!(!may_be_kept(&asked(&[]), &answered(200, &[("cache-control", directive)])), "{directive}");
+            assert!(!may(&asked(&[]), &answered(200, &[("cache-control", directive)])), "{directive}");
         }
-        assert!(may_be_kept(&asked(&[]), &answered(200, &[("cache-control", "max-age=60")])));
+        assert!(may(&asked(&[]), &answered(200, &[("cache-control", "max-age=60")])));
         for fields in [("authorization", "Basic x"), ("range", "bytes=0-1"), ("cache-control", "no-store")] {
-            assert!(!may_be_kept(&asked(&[fields]), &ok), "{fields:?}");
+            assert!(!may(&asked(&[fields]), &ok), "{fields:?}");
         }
-        assert!(!may_be_kept(&asked(&[("cookie", "a=b")]), &ok));
-        assert!(may_be_kept(&asked(&[("cookie", "a=b")]), &answered(200, &[("cache-control", "public")])));
-        assert!(!may_be_kept(&asked(&[]), &answered(200, &[("set-cookie", "a=b")])));
+        assert!(!may(&asked(&[("cookie", "a=b")]), &ok));
+        assert!(may(&asked(&[("cookie", "a=b")]), &answered(200, &[("cache-control", "public")])));
+        assert!(!may(&asked(&[]), &answered(200, &[("set-cookie", "a=b")])));
         for status in [206, 301, 404, 500] {
-            assert!(!may_be_kept(&asked(&[]), &answered(status, &[])), "{status}");
+            assert!(!may(&asked(&[]), &answered(status, &[])), "{status}");
         }
         let post = Request::post("/items").body(()).unwrap().into_parts().0;
-        assert!(!may_be_kept(&post, &ok));
+        assert!(!may(&post, &ok));
     }
 
     fn put(kept: &mut Kept, key: &str, language: Option<&str>, body: &'static str, max: usize) {

@@ -28,6 +28,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+/// For what has come from an end that is gone.
+const LAST: Duration = Duration::from_secs(1);
 /// Instances that one connection is offered to.
 const MAX_OFFERS: u32 = 5;
 
@@ -207,7 +209,7 @@ pub(crate) async fn join(mut near: impl Io, mut far: impl Io, exchange: &mut Exc
         let Some(limit) = idle else { return std::future::pending().await };
         let mut seen = None;
         loop {
-            let now = moved.near.load(Ordering::Relaxed) + moved.far.load(Ordering::Relaxed);
+            let now = [&moved.near, &moved.far, &moved.taken].map(|count| count.load(Ordering::Relaxed));
             if seen == Some(now) {
                 return;
             }
@@ -220,9 +222,12 @@ pub(crate) async fn join(mut near: impl Io, mut far: impl Io, exchange: &mut Exc
             Some(gone) => gone.await,
             None => std::future::pending().await,
         }
+        // what came before the end is still to be read, by the copy, which finds the end by itself where it reads there
+        tokio::time::sleep(LAST).await;
     };
     let (near_gone, far_gone) = (gone(near.gone()), gone(far.gone()));
     tokio::select! {
+        biased;
         result = copy_both((&mut near, Io::socket), (&mut far, Io::socket), &moved) => {
             if result.is_err() {
                 exchange.reason = Some(Reason::Reset);
@@ -235,7 +240,11 @@ pub(crate) async fn join(mut near: impl Io, mut far: impl Io, exchange: &mut Exc
             near.abort();
             far.abort();
         }
-        () = still => exchange.reason = Some(Reason::ResponseTimeout),
+        () = still => {
+            exchange.reason = Some(Reason::ResponseTimeout);
+            near.abort();
+            far.abort();
+        }
     }
     (exchange.bytes_in, exchange.bytes_out) = (moved.near.into_inner(), moved.far.into_inner());
 }
