@@ -146,7 +146,8 @@ impl SliceFacts {
             // "In general, consumers should interpret unknown state as ready", and serving as ready
             let ready = conditions.ready.unwrap_or(true);
             let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
-            let elsewhere = pod.as_ref().and_then(|pod| pod.namespace.as_deref()).is_some_and(|at| at != &*id.namespace);
+            let elsewhere =
+                pod.as_ref().and_then(|pod| pod.namespace.as_deref()).is_some_and(|at| at != &*id.namespace);
             if elsewhere {
                 return None;
             }

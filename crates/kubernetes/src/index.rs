@@ -189,7 +189,8 @@ impl Facts {
                 if self.uids.get(&id).is_some_and(|uid| *uid != pod.uid) {
                     self.pod(Told::Gone(id.clone()));
                 }
-                if self.pods.get(&pod.uid).is_some_and(|(_, before)| *before == pod) && !self.orphans.contains_key(&pod.uid)
+                if self.pods.get(&pod.uid).is_some_and(|(_, before)| *before == pod)
+                    && !self.orphans.contains_key(&pod.uid)
                 {
                     return;
                 }

@@ -236,7 +236,9 @@ impl<'a> Of<'a> {
         }
         let path = format!("ns/{}/sa/{}", id.namespace, pod.account);
         match SpiffeId::of(&self.setting.trust_domain, &path) {
-            Ok(identity) => Reached::BySidecar(Sidecar { inbound: SocketAddr::new(endpoint.ip, SIDECAR_PORT), identity }),
+            Ok(identity) => {
+                Reached::BySidecar(Sidecar { inbound: SocketAddr::new(endpoint.ip, SIDECAR_PORT), identity })
+            }
             Err(_) => Reached::Unknown,
         }
     }
