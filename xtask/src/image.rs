@@ -108,7 +108,10 @@ fn smoke(root: &Path) -> Result<()> {
     let inside = |user: &str, program: &[&str]| {
         let mut command = Command::new("chroot");
         command.arg(format!("--userspec={user}:{user}")).arg(root).args(program);
-        run::step(&program.join(" "), &mut command)
+        let out = command.output().context("chroot")?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        ensure!(out.status.success(), "{} does not start in the image: {said} (root is needed)", program.join(" "));
+        Ok(())
     };
     inside(USER, &["/usr/bin/fusewire", "--version"])?;
     inside(USER, &["/usr/bin/fusewire", "sidecar", "--help"])?;

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "files")]
     kubernetes: bool,
     #[command(flatten)]
-    pods: crate::uninjected::Arguments,
+    pods: crate::uninjected::Pods,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::process::ExitCode;
 
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct Pods {
     /// Only the pods of this namespace.
     #[arg(short, long, requires = "kubernetes")]
     namespace: Option<String>,
@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     context: Option<String>,
 }
 
-pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Pods, output: Output) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let found = runtime.block_on(async {
         let client = client(arguments.context.as_deref()).await?;
