@@ -115,6 +115,11 @@ impl Town {
 
     /// Service `web` with these pods, each ready or not.
     fn serves(&self, name: &str, pods: &[(&Pod, bool)]) {
+        for (pod, _) in pods {
+            if self.api.get("pods", "shop", &pod.name).is_none() {
+                pod.put(&self.api, "default", json!({}));
+            }
+        }
         let endpoint = |(pod, ready): &(&Pod, bool)| {
             json!({
                 "addresses": [pod.ip.to_string()], "conditions": {"ready": ready, "serving": ready, "terminating": false},
@@ -161,13 +166,17 @@ impl Pod {
     }
 
     fn injected(&self, api: &KubeApi, account: &str) {
+        self.put(api, account, json!({"fusewire.io/injected": "true"}));
+    }
+
+    fn put(&self, api: &KubeApi, account: &str, labels: Value) {
         api.put(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
-                "namespace": "shop", "name": self.name, "uid": format!("uid-{}", self.name),
-                "labels": {"fusewire.io/injected": "true"},
+                "namespace": "shop", "name": self.name, "uid": format!("uid-{}", self.name), "labels": labels,
             },
             "spec": {"serviceAccountName": account, "containers": []},
+            "status": {"phase": "Running", "podIPs": [{"ip": self.ip.to_string()}]},
         }));
     }
 }

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 const LEASE: &str = "fusewire-leader";
 /// In which everything must have been read once.
@@ -59,9 +60,21 @@ impl KubernetesSettings {
 #[derive(Debug)]
 pub(crate) struct Kubernetes {
     cluster: Cluster,
-    discovery: Discovery,
+    discovery: Arc<Discovery>,
+    /// Begun with [`Kubernetes::first`], and then never begun anew: what it knows of its watches is of these watches.
+    discovering: Mutex<Option<AbortOnDrop>>,
     leader: Leader,
     merged: Mutex<Option<Merged>>,
+}
+
+/// Ends with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What was written and found together, and what it was made of.
@@ -83,18 +96,17 @@ impl Kubernetes {
         let setting = Setting { trust_domain: domain.clone(), cluster_domain: settings.cluster_domain.clone() };
         let discovery = Discovery::new(cluster.clone(), setting, move |services| marks.mark(services));
         let leader = Leader::new(&cluster, LEASE, replica, LeaderTiming::default());
-        Ok(Self { cluster, discovery, leader, merged: Mutex::default() })
+        let discovery = Arc::new(discovery);
+        Ok(Self { cluster, discovery, discovering: Mutex::default(), leader, merged: Mutex::default() })
     }
 
-    /// Reads all there is once: sidecars that are told before would take what was not read yet for gone.
+    /// Begins to follow the cluster, until dropped, and waits until all there is was read once: sidecars that are told before
+    /// would take what was not read yet for gone.
     pub(crate) async fn first(&self) -> Result<(), ControlError> {
-        let reading = async {
-            tokio::select! {
-                () = self.discovery.run() => {} // does not end
-                () = self.discovery.settled() => {}
-            }
-        };
-        tokio::time::timeout(FIRST, reading).await.map_err(|_| {
+        let discovery = self.discovery.clone();
+        let running = tokio::spawn(async move { discovery.run().await });
+        *lock(&self.discovering) = Some(AbortOnDrop(running.abort_handle()));
+        tokio::time::timeout(FIRST, self.discovery.settled()).await.map_err(|_| {
             let why = self.discovery.age().failing.unwrap_or_else(|| "it answers too slowly".into());
             ClusterError::Unavailable(format!("what there is was not read within {FIRST:?}: {why}")).into()
         })
@@ -141,15 +153,19 @@ impl Kubernetes {
         review_token(&self.cluster, token).await
     }
 
-    /// Follows, and writes where this replica leads; until dropped.
+    /// Writes where this replica leads; until dropped.
     pub(crate) async fn run(&self, shared: &Shared) {
         let (told, bundle) = watch::channel(Arc::<str>::from(""));
         tokio::join!(
-            self.discovery.run(),
             self.leader.run(),
             publish_bundle(&self.cluster, self.leader.leading(), bundle, self.discovery.namespaces()),
             roots(shared, &told),
         );
+    }
+
+    /// Follows no longer.
+    pub(crate) fn end(&self) {
+        drop(lock(&self.discovering).take());
     }
 
     /// Leaves what only one may do to the next.

@@ -9,6 +9,7 @@ use crate::shared::Shared;
 use fusewire_telemetry::admin::{self, Answer, Asked, Listener, not_found, serve as serve_http, text};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::net::TcpListener;
 
 /// Serves until it is dropped; without a listener it only waits.
@@ -23,6 +24,9 @@ pub(crate) async fn serve(listener: Option<TcpListener>, shared: &Arc<Shared>) {
 
 async fn answer(shared: Arc<Shared>, asked: Asked) -> Answer {
     match (&asked.method, asked.path.as_str()) {
+        (&Method::GET, "/ready") if !shared.injecting.load(Ordering::Relaxed) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the admission webhook does not serve yet\n")
+        }
         // it listens only once it has everything that it serves from
         (&Method::GET, "/live" | "/ready") => text(StatusCode::OK, "text/plain", "ok\n"),
         (&Method::GET, "/metrics") => admin::metrics(&asked, metrics::text(&shared)),

@@ -113,6 +113,9 @@ struct StopOnDrop<'a>(&'a Shared);
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.stopping.send_replace(true);
+        if let Some(kubernetes) = &self.0.kubernetes {
+            kubernetes.end();
+        }
     }
 }
 
@@ -196,7 +199,7 @@ fn advertised(settings: &Settings, store: &Store, bound: SocketAddr) -> Result<S
     }
 }
 
-/// Follows the cluster, where there is one, until dropped.
+/// Does in the cluster what one replica does for all, where there is one, until dropped.
 async fn cluster(shared: &Shared) {
     match &shared.kubernetes {
         Some(kubernetes) => Box::pin(kubernetes.run(shared)).await,

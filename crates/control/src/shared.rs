@@ -24,6 +24,7 @@ use fusewire_model::world::Mesh;
 use fusewire_model::yaml::Fault;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) names: Answers,
     /// The cluster, where there is one to look at.
     pub(crate) kubernetes: Option<Kubernetes>,
+    /// The admission webhook serves, or there is to be none.
+    pub(crate) injecting: AtomicBool,
     pub(crate) started: Timestamp,
     /// Becomes true once.
     pub(crate) stopping: watch::Sender<bool>,
@@ -112,6 +115,7 @@ impl Shared {
             kubernetes,
             marks,
             feeds: Arc::default(),
+            injecting: AtomicBool::new(settings.webhook.is_none()),
             started: now,
             stopping: watch::Sender::new(false),
         }

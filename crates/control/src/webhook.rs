@@ -27,9 +27,10 @@ use rustls::ServerConfig;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -37,7 +38,10 @@ use tokio_rustls::TlsAcceptor;
 const PATH: &str = "/inject";
 const MAX_CONNECTIONS: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(5);
-const HEADERS: Duration = Duration::from_secs(5);
+/// For the first request's head.
+const FIRST_HEAD: Duration = Duration::from_secs(5);
+/// For later ones, and between two: the API server keeps connections, and does not repeat a POST on one that is closed under it.
+const HEADERS: Duration = Duration::from_secs(120);
 const BODY: Duration = Duration::from_secs(5);
 /// To ask the API server for a namespace.
 const LOOKUP: Duration = Duration::from_secs(2);
@@ -90,7 +94,7 @@ impl Webhook {
         }
     }
 
-    /// Serves until it is dropped, once the cluster was found; keeps the `caBundle` beside it.
+    /// Serves until it is dropped, once the cluster was found (from then on this replica is ready); keeps the `caBundle` beside it.
     pub(crate) async fn serve(&self, listener: TcpListener, settings: &WebhookSettings, shared: &Shared) {
         let (client, image) = loop {
             match found(settings).await {
@@ -100,6 +104,7 @@ impl Webhook {
             tokio::time::sleep(RETRY).await;
         };
         tracing::info!(image, address = ?listener.local_addr().ok(), "the admission webhook injects sidecars");
+        shared.injecting.store(true, Ordering::Relaxed);
         let injecting = Settings::new(&image, &settings.namespace, shared.trust.domain().as_str());
         let asked = client.clone();
         let lookup: Lookup = Arc::new(move |name| {
@@ -162,13 +167,20 @@ async fn connection(stream: TcpStream, config: Arc<ServerConfig>, settings: Arc<
         Ok(Err(error)) => return tracing::debug!("a handshake with the webhook failed: {error}"),
         Err(_) => return,
     };
+    let begun = Arc::new(Notify::new());
+    let first = begun.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        begun.notify_one();
         let (settings, lookup) = (settings.clone(), lookup.clone());
         async move { Ok::<_, Infallible>(answer(request, &settings, &lookup).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADERS);
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = served.as_mut() => return,
+        begun = timeout(FIRST_HEAD, first.notified()) => if begun.is_err() { return },
+    }
     if timeout(LIFE, served.as_mut()).await.is_err() {
         served.as_mut().graceful_shutdown();
         let _ = timeout(GRACE, served).await;

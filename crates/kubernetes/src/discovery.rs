@@ -2,21 +2,23 @@
 //!
 //! It decides what has to be watched (Services, EndpointSlices, Namespaces, and the pods that have a sidecar) and when what was
 //! read is to be believed: not before all four were listed, and not while the pods are not followed, since who does not know
-//! of a pod's sidecar would speak to it in clear. It deliberately keeps facts and not what becomes of them: instances are
+//! of a pod's sidecar would speak to it in clear. For the same reason a pod that is in a slice and not among those with a
+//! sidecar is asked for, once, before anybody is told of it. It deliberately keeps facts and not what becomes of them: instances are
 //! translated when they are asked for.
 //!
-//! Invariant: a failure takes nothing out of force.
+//! Invariants: a failure takes nothing out of force; nobody is called in clear because one watch was behind another.
 
-use crate::cluster::{Call, Cluster, call};
+use crate::cluster::{Call, Cluster, ClusterError, call};
 use crate::facts::{INJECTED, Id, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts};
 use crate::follow::{Chosen, Health, follow};
-use crate::index::Facts;
+use crate::index::{Facts, Other};
 use crate::translate::{Endpoint, Found, Setting, translated};
 use fusewire_model::ServiceName;
 use fusewire_model::service::Service;
+use futures_util::{StreamExt, future::ready, stream};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service as ServiceObject};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::Api;
+use kube::api::{Api, ResourceExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +29,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 const PULSE: Duration = Duration::from_secs(2);
 /// After what could not be believed yet.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// Pods that are asked for at a time.
+const ASKED: usize = 8;
+/// After one that could not be told.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Told of the services with other instances, and whether services themselves changed.
 type Tell = Box<dyn Fn(BTreeSet<ServiceName>) + Send + Sync>;
@@ -45,6 +52,8 @@ pub struct Discovery {
     facts: Mutex<Facts>,
     /// Something in `facts` is to be looked at again.
     stirred: Notify,
+    /// There are pods to be asked for.
+    unasked: Notify,
     tell: Tell,
     /// The services there are, without instances; another allocation exactly when they differ.
     services: Mutex<Arc<BTreeMap<ServiceName, Service>>>,
@@ -74,6 +83,7 @@ impl Discovery {
             setting,
             facts: Mutex::default(),
             stirred: Notify::new(),
+            unasked: Notify::new(),
             tell: Box::new(tell),
             services: Mutex::default(),
             namespaces: watch::Sender::default(),
@@ -95,6 +105,7 @@ impl Discovery {
             follow(&services, &all, &self.watches[SERVICES], ServiceFacts::of, |told| self.stir(|f| f.service(told))),
             follow(&slices, &all, &self.watches[SLICES], SliceFacts::of, |told| self.stir(|f| f.waiting.push(told))),
             self.beat(),
+            self.ask(&pods),
             async {
                 loop {
                     self.stirred.notified().await;
@@ -169,6 +180,44 @@ impl Discovery {
         }
     }
 
+    /// Asks for pods that are in slices and of which no watch tells, a few at a time.
+    async fn ask(&self, pods: &Api<Pod>) {
+        loop {
+            self.unasked.notified().await;
+            loop {
+                let all = lock(&self.facts).others.unasked.clone();
+                if all.is_empty() {
+                    break;
+                }
+                let asked = stream::iter(all).map(|(uid, id)| self.ask_one(pods, uid, id)).buffer_unordered(ASKED);
+                let unanswered = asked.filter(|answered| ready(!answered)).count().await;
+                lock(&self.facts).forget_others();
+                self.stirred.notify_one();
+                if unanswered > 0 {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// False: it has to be asked for again.
+    async fn ask_one(&self, pods: &Api<Pod>, uid: Box<str>, id: Id) -> bool {
+        let api = Api::<Pod>::namespaced(pods.clone().into_client(), &id.namespace);
+        let is = match call(Call::Read, api.get_metadata(&id.name)).await {
+            Ok(pod) if pod.metadata.uid.as_deref() != Some(&*uid) => Other::Gone,
+            Ok(pod) if pod.labels().get(INJECTED).is_some_and(|is| is == "true") => return false, // the watch will tell
+            Ok(_) => Other::Plain,
+            Err(ClusterError::Absent(_)) => Other::Gone,
+            Err(error) => {
+                let (namespace, pod) = (&id.namespace, &id.name);
+                tracing::warn!(%namespace, %pod, %error, "a pod that serves is not offered before it is known");
+                return false;
+            }
+        };
+        self.stir(|facts| facts.other(&id, &uid, is));
+        true
+    }
+
     /// Looks at what is dirty, and tells what became of it. False: what was read is not to be believed yet.
     fn settle(&self) -> bool {
         if !self.watches.iter().all(Health::is_listed) || !self.watches[PODS].is_steady() {
@@ -183,6 +232,7 @@ impl Discovery {
         let mut updates: BTreeMap<ServiceName, Option<Service>> = BTreeMap::new();
         let mut changed = BTreeSet::new();
         for id in dirty {
+            facts.note_others(&id);
             let now = self.translated(&facts, &id);
             let names: Vec<ServiceName> = now.iter().map(|one| one.service.name.clone()).collect();
             let had = facts.names.remove(&id).unwrap_or_default();
@@ -205,7 +255,11 @@ impl Discovery {
         }
         let active = facts.namespaces.iter().filter(|(_, namespace)| namespace.is_active);
         let active: BTreeSet<String> = active.map(|(name, _)| name.to_string()).collect();
+        let is_whole = facts.others.unasked.is_empty();
         drop(facts);
+        if !is_whole {
+            self.unasked.notify_one();
+        }
         updates.retain(|name, now| before.get(name) != now.as_ref());
         if !updates.is_empty() {
             let mut services = BTreeMap::clone(&before);
@@ -227,7 +281,7 @@ impl Discovery {
         if !changed.is_empty() {
             (self.tell)(changed);
         }
-        self.settled.send_if_modified(|settled| !std::mem::replace(settled, true));
+        self.settled.send_if_modified(|settled| is_whole && !std::mem::replace(settled, true));
         true
     }
 
@@ -235,7 +289,8 @@ impl Discovery {
         let Some(service) = facts.services.get(id) else { return Vec::new() };
         let slices = facts.slices_of(id).collect();
         let namespace = facts.namespaces.get(&id.namespace);
-        translated(&self.setting, &Found { id, service, namespace, slices, pods: &facts.pods })
+        let plain = Some(&facts.others.plain);
+        translated(&self.setting, &Found { id, service, namespace, slices, pods: &facts.pods, plain })
     }
 }
 

@@ -122,13 +122,20 @@ pub(crate) struct EndpointFacts {
     pub(crate) serving: bool,
     pub(crate) terminating: bool,
     pub(crate) zone: Option<Box<str>>,
-    /// UID of the pod.
-    pub(crate) pod: Option<Box<str>>,
+    /// The pod, in the namespace of the slice.
+    pub(crate) pod: Option<PodRef>,
     /// By which it is known below its service, as pods of a StatefulSet are.
     pub(crate) hostname: Option<Box<str>>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodRef {
+    pub(crate) uid: Box<str>,
+    pub(crate) name: Box<str>,
+}
+
 impl SliceFacts {
+    /// Without endpoints that name a pod of another namespace: whoever may write slices here has no say there.
     pub(crate) fn of(slice: EndpointSlice) -> Option<(Id, Self)> {
         let id = id(&slice.metadata.namespace, &slice.metadata.name)?;
         let service = slice.metadata.labels?.remove(OF_SERVICE)?;
@@ -139,17 +146,24 @@ impl SliceFacts {
             // "In general, consumers should interpret unknown state as ready", and serving as ready
             let ready = conditions.ready.unwrap_or(true);
             let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
+            let elsewhere =
+                pod.as_ref().and_then(|pod| pod.namespace.as_deref()).is_some_and(|at| at != &*id.namespace);
+            if elsewhere {
+                return None;
+            }
+            let pod = pod.and_then(|pod| Some(PodRef { uid: pod.uid?.into(), name: pod.name?.into() }));
             Some(EndpointFacts {
                 ip: endpoint.addresses.first()?.parse().ok()?,
                 ready,
                 serving: conditions.serving.unwrap_or(ready),
                 terminating: conditions.terminating.unwrap_or(false),
                 zone: endpoint.zone.map(Into::into),
-                pod: pod.and_then(|pod| pod.uid).map(Into::into),
+                pod,
                 hostname: endpoint.hostname.map(Into::into),
             })
         });
-        Some((id, Self { service: service.into(), ports: ports.collect(), endpoints: endpoints.collect() }))
+        let endpoints = endpoints.collect();
+        Some((id, Self { service: service.into(), ports: ports.collect(), endpoints }))
     }
 }
 
@@ -158,13 +172,22 @@ impl SliceFacts {
 pub(crate) struct PodFacts {
     pub(crate) uid: Box<str>,
     pub(crate) account: Box<str>,
+    /// None before it has any, and once it has ended: another may have them then.
+    pub(crate) ips: Box<[IpAddr]>,
 }
 
 impl PodFacts {
     pub(crate) fn of(pod: Pod) -> Option<(Id, Self)> {
         let id = id(&pod.metadata.namespace, &pod.metadata.name)?;
         let account = pod.spec.and_then(|spec| spec.service_account_name).unwrap_or_else(|| "default".into());
-        Some((id, Self { uid: pod.metadata.uid?.into(), account: account.into() }))
+        let status = pod.status.unwrap_or_default();
+        let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let listed = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
+        let ips = listed.chain(status.pod_ip).filter(|_| !has_ended).filter_map(|ip| ip.parse().ok());
+        let mut ips: Vec<IpAddr> = ips.collect();
+        ips.sort_unstable();
+        ips.dedup();
+        Some((id, Self { uid: pod.metadata.uid?.into(), account: account.into(), ips: ips.into() }))
     }
 }
 

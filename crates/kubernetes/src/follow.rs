@@ -6,7 +6,8 @@
 //!
 //! kube's own `watcher` does not say when a watch is whole again after a failure, which ages and [`crate::Discovery`] need.
 //!
-//! Invariant: what is told is a list, and after it every change in order, or another list.
+//! Invariants: what is told is a list, and after it every change in order, or another list; from the end of a watch until another
+//! has held for [`CATCH_UP`] it says that it may be behind.
 
 use crate::cluster::{CALL, chain};
 use crate::facts::Id;
@@ -53,8 +54,8 @@ pub(crate) struct Health {
 struct State {
     /// Listed at least once.
     listed: bool,
-    /// When it was last well after it was not.
-    well: Instant,
+    /// A watch is open, and what was missed before it has had the time to come.
+    caught_up: bool,
     /// Since when, and why not.
     failing: Option<(Instant, String)>,
 }
@@ -62,7 +63,7 @@ struct State {
 impl Health {
     pub(crate) fn new() -> Self {
         let failing = Some((Instant::now(), "not asked yet".to_owned()));
-        Self { state: Mutex::new(State { listed: false, well: Instant::now(), failing }), renew: watch::Sender::new(0) }
+        Self { state: Mutex::new(State { listed: false, caught_up: false, failing }), renew: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,10 +74,9 @@ impl Health {
         self.lock().listed
     }
 
-    /// Whether what happened up to now is known: it is well, and what it missed before has had the time to come.
+    /// Whether what happened up to now is known: a watch is open, and what was missed before it has had the time to come.
     pub(crate) fn is_steady(&self) -> bool {
-        let state = self.lock();
-        state.failing.is_none() && state.well.elapsed() >= CATCH_UP
+        self.lock().caught_up
     }
 
     /// Since when it is failing, and why.
@@ -100,14 +100,16 @@ impl Health {
         }
     }
 
+    /// A watch ended: nobody tells what happens until the next.
+    fn behind(&self) {
+        self.lock().caught_up = false;
+    }
+
     fn well(&self, kind: &str) {
         let failed = {
             let mut state = self.lock();
-            let failed = state.failing.take();
-            if failed.is_some() {
-                state.well = Instant::now();
-            }
-            failed
+            state.caught_up = true;
+            state.failing.take()
         };
         if let Some((since, _)) = failed {
             tracing::debug!(kind, after = ?since.elapsed(), "watching in Kubernetes");
@@ -156,6 +158,7 @@ pub(crate) async fn follow<K, T>(
         let ended = match version {
             Ok(mut version) => {
                 let ended = stream(api, chosen, (health, &kind), &mut version, &reduce, &mut tell).await;
+                health.behind();
                 if !matches!(ended, Ended::Expired) {
                     from = Some(version);
                 }
@@ -165,7 +168,7 @@ pub(crate) async fn follow<K, T>(
         };
         match ended {
             Ended::Over => {}
-            Ended::Expired => tracing::info!(kind, "what happened meanwhile is no longer known there: listing again"),
+            Ended::Expired => health.failed(&kind, "what happened meanwhile is no longer known there".into()),
             Ended::Failed(why) => health.failed(&kind, why),
         }
         if began.elapsed() >= GOOD {
@@ -223,13 +226,22 @@ where
         Ok(Err(error)) => return Ended::Failed(said(&error)),
         Err(_) => return Ended::Failed("no answer to a watch".into()),
     };
-    health.well(kind);
-    pin_mut!(events);
+    // a server that no longer knows `version` says so in the stream: one that has only just begun proves nothing
+    let caught_up = tokio::time::sleep(CATCH_UP);
+    let mut is_caught_up = false;
+    pin_mut!(events, caught_up);
     let until = Instant::now() + Duration::from_secs(WATCH.into()) + MARGIN;
     loop {
         let event = tokio::select! {
-            event = tokio::time::timeout_at(until, events.next()) => event,
+            biased;
             _ = renew.changed() => return Ended::Over,
+            // what waits is taken in first
+            event = tokio::time::timeout_at(until, events.next()) => event,
+            () = &mut caught_up, if !is_caught_up => {
+                health.well(kind);
+                is_caught_up = true;
+                continue;
+            }
         };
         match event {
             Err(_) => return Ended::Failed("silent beyond its time".into()),
@@ -279,4 +291,51 @@ fn said(error: &kube::Error) -> String {
 pub(crate) fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(0u8) % 1_000;
     pause / 2 + pause * u32::try_from(random).unwrap_or(0) / 2_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusewire_testkit::KubeApi;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use std::sync::Arc;
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let looking = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(2)).await; // bounded wait
+            }
+        };
+        timeout(Duration::from_secs(30), looking).await.unwrap_or_else(|_| panic!("not within 30 s: {what}"));
+    }
+
+    #[tokio::test]
+    async fn between_the_end_of_a_watch_and_a_new_one_that_held_it_is_behind() {
+        let server = KubeApi::start();
+        let cluster = crate::Cluster::by(&server.kubeconfig(), Some("fusewire")).await.unwrap();
+        let api = Api::<ConfigMap>::all(cluster.client.clone());
+        let health = Arc::new(Health::new());
+        let following = health.clone();
+        let reduce = |map: ConfigMap| Some((id(&map), ()));
+        tokio::spawn(async move { follow(&api, &Chosen::default(), &following, reduce, |_| {}).await });
+        until("it is steady", || health.is_steady()).await;
+        assert!(health.failing().is_none());
+
+        // the list that has to follow is refused, and the stream that only says 410 makes nothing well
+        server.refuse(&["GET /api/v1/configmaps?&limit"]);
+        server.expire();
+        until("it is behind", || !health.is_steady() && health.failing().is_some()).await;
+        let (since, _) = health.failing().unwrap();
+        let asked = server.requests().len();
+        until("it goes on asking", || server.requests().len() > asked + 3).await;
+        assert!(!health.is_steady());
+        assert_eq!(health.failing().unwrap().0, since);
+        server.refuse(&[]);
+        until("it is steady again", || health.is_steady() && health.failing().is_none()).await;
+
+        // a watch that ends in order leaves a gap too
+        server.refuse(&["GET /api/v1/configmaps?&watch"]);
+        health.renew();
+        until("it is behind once more", || !health.is_steady()).await;
+    }
 }

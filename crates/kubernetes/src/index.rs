@@ -3,10 +3,11 @@
 //! It decides what has to be looked at again ([`Facts::dirty`]). It deliberately does not look: translation is
 //! [`crate::translate`]'s. A change costs a look at the slices of its namespace at most.
 
-use crate::facts::{Id, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts};
+use crate::facts::{EndpointFacts, Id, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts};
 use crate::follow::Told;
 use fusewire_model::ServiceName;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 
 #[derive(Default)]
@@ -18,16 +19,71 @@ pub(crate) struct Facts {
     pub(crate) waiting: Waiting,
     /// Which Service a slice is of.
     slice_of: BTreeMap<Id, Box<str>>,
-    /// By UID.
-    pub(crate) pods: BTreeMap<Box<str>, (Id, PodFacts)>,
+    pub(crate) pods: Pods,
     uids: BTreeMap<Id, Box<str>>,
     /// Pods that are gone while a slice still has them: their sidecars' identities are believed for as long.
     orphans: BTreeMap<Box<str>, Id>,
+    /// What is known of pods that are in slices and not among those with a sidecar.
+    pub(crate) others: Others,
     pub(crate) namespaces: BTreeMap<Box<str>, NamespaceFacts>,
     /// Which of the mesh's services each Service is.
     pub(crate) names: BTreeMap<Id, Vec<ServiceName>>,
     pub(crate) owner: BTreeMap<ServiceName, Id>,
     pub(crate) dirty: BTreeSet<Id>,
+}
+
+/// Pods that have a sidecar.
+#[derive(Debug, Default)]
+pub(crate) struct Pods {
+    by_uid: BTreeMap<Box<str>, (Id, PodFacts)>,
+    /// By namespace and address: the UID.
+    by_ip: BTreeMap<(Box<str>, IpAddr), Box<str>>,
+}
+
+impl Pods {
+    pub(crate) fn get(&self, uid: &str) -> Option<&(Id, PodFacts)> {
+        self.by_uid.get(uid)
+    }
+
+    pub(crate) fn at(&self, namespace: &str, ip: IpAddr) -> Option<&str> {
+        self.by_ip.get(&(namespace.into(), ip)).map(|uid| &**uid)
+    }
+
+    pub(crate) fn put(&mut self, id: Id, pod: PodFacts) {
+        self.remove(&pod.uid);
+        for ip in &pod.ips {
+            self.by_ip.insert((id.namespace.clone(), *ip), pod.uid.clone());
+        }
+        self.by_uid.insert(pod.uid.clone(), (id, pod));
+    }
+
+    fn remove(&mut self, uid: &str) {
+        let Some((id, pod)) = self.by_uid.remove(uid) else { return };
+        for ip in pod.ips {
+            let key = (id.namespace.clone(), ip);
+            if self.by_ip.get(&key).is_some_and(|of| **of == *uid) {
+                self.by_ip.remove(&key);
+            }
+        }
+    }
+}
+
+/// Pods that the watch of pods with a sidecar does not tell of. That alone proves nothing: it may be behind that of slices.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    /// To be asked for, by UID.
+    pub(crate) unasked: BTreeMap<Box<str>, Id>,
+    /// They were asked for, and have no sidecar.
+    pub(crate) plain: BTreeSet<Box<str>>,
+    /// They were asked for, and are not there any more; what they had is not known.
+    gone: BTreeSet<Box<str>>,
+}
+
+/// What the API server says of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Other {
+    Plain,
+    Gone,
 }
 
 /// In order; what a later word is about is not kept of an earlier one, so that it is bounded by the slices there are.
@@ -133,14 +189,19 @@ impl Facts {
                 if self.uids.get(&id).is_some_and(|uid| *uid != pod.uid) {
                     self.pod(Told::Gone(id.clone()));
                 }
-                let is_news = self.pods.get(&pod.uid).is_none_or(|(_, before)| before.account != pod.account);
+                if self.pods.get(&pod.uid).is_some_and(|(_, before)| *before == pod)
+                    && !self.orphans.contains_key(&pod.uid)
+                {
+                    return;
+                }
                 let uid = pod.uid.clone();
                 self.orphans.remove(&uid);
+                self.others.unasked.remove(&uid);
                 self.uids.insert(id.clone(), uid.clone());
-                self.pods.insert(uid.clone(), (id.clone(), pod));
-                if is_news {
-                    self.touch(&id.namespace, &uid);
-                }
+                // those that it had, and those that it has
+                self.touch(&id.namespace, &uid);
+                self.pods.put(id.clone(), pod);
+                self.touch(&id.namespace, &uid);
             }
             Told::Gone(id) => {
                 let Some(uid) = self.uids.remove(&id) else { return };
@@ -159,7 +220,12 @@ impl Facts {
         let from = (Id::new(namespace, ""), Box::from(""));
         let slices = self.slices.range((Bound::Included(from), Bound::Unbounded));
         let slices = slices.take_while(|((of, _), _)| &*of.namespace == namespace);
-        let has = |slice: &SliceFacts| slice.endpoints.iter().any(|e| e.pod.as_deref() == Some(uid));
+        let ips = self.pods.get(uid).map(|(_, pod)| &*pod.ips).unwrap_or_default();
+        let is = |endpoint: &EndpointFacts| match &endpoint.pod {
+            Some(pod) => *pod.uid == *uid,
+            None => ips.contains(&endpoint.ip),
+        };
+        let has = |slice: &SliceFacts| slice.endpoints.iter().any(is);
         slices.filter(|(_, slice)| has(slice)).map(|((of, _), _)| of.clone()).collect()
     }
 
@@ -170,6 +236,37 @@ impl Facts {
         } else {
             self.orphans.insert(uid, id);
         }
+    }
+
+    /// Notes the pods of a Service that have to be asked for.
+    pub(crate) fn note_others(&mut self, of: &Id) {
+        let endpoints = self.slices_of(of).flat_map(|slice| &slice.endpoints);
+        let unknown = endpoints.filter_map(|endpoint| endpoint.pod.as_ref()).filter(|pod| {
+            let Others { plain, gone, .. } = &self.others;
+            self.pods.get(&pod.uid).is_none() && !plain.contains(&pod.uid) && !gone.contains(&pod.uid)
+        });
+        let unknown: Vec<_> = unknown.map(|pod| (pod.uid.clone(), Id::new(&of.namespace, &pod.name))).collect();
+        self.others.unasked.extend(unknown);
+    }
+
+    /// Takes the answer about one.
+    pub(crate) fn other(&mut self, id: &Id, uid: &str, is: Other) {
+        self.others.unasked.remove(uid);
+        match is {
+            Other::Plain => drop(self.others.plain.insert(uid.into())),
+            Other::Gone => drop(self.others.gone.insert(uid.into())),
+        }
+        self.touch(&id.namespace, uid);
+    }
+
+    /// Forgets those that no slice has any more.
+    pub(crate) fn forget_others(&mut self) {
+        let endpoints = self.slices.values().flat_map(|slice| &slice.endpoints);
+        let there: BTreeSet<&str> = endpoints.filter_map(|e| e.pod.as_ref()).map(|pod| &*pod.uid).collect();
+        let Others { unasked, plain, gone } = &mut self.others;
+        unasked.retain(|uid, _| there.contains(&**uid));
+        plain.retain(|uid| there.contains(&**uid));
+        gone.retain(|uid| there.contains(&**uid));
     }
 
     pub(crate) fn namespace(&mut self, told: Told<NamespaceFacts>) {

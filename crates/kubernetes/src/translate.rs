@@ -11,6 +11,7 @@
 //! Invariant: an instance is in a service once, whatever slices and address families it is in.
 
 use crate::facts::{EndpointFacts, Id, NamespaceFacts, PodFacts, ServiceFacts, ServicePort, SliceFacts};
+use crate::index::Pods;
 use crate::protocol::protocol;
 use fusewire_model::policy::{Plain, PlainDefaults};
 use fusewire_model::route::Authority;
@@ -56,6 +57,8 @@ pub enum Standing {
     Last,
     NotReady,
     Terminating,
+    /// Whether its pod has a sidecar is not known yet: it could be spoken to in clear and must not.
+    Unknown,
 }
 
 impl Standing {
@@ -70,6 +73,7 @@ impl Standing {
             Self::Last => "terminating, and the last that serves",
             Self::NotReady => "not ready",
             Self::Terminating => "terminating",
+            Self::Unknown => "whether its pod has a sidecar is not known yet",
         }
     }
 }
@@ -80,8 +84,16 @@ pub(crate) struct Found<'a> {
     pub(crate) service: &'a ServiceFacts,
     pub(crate) namespace: Option<&'a NamespaceFacts>,
     pub(crate) slices: Vec<&'a SliceFacts>,
-    /// By UID.
-    pub(crate) pods: &'a BTreeMap<Box<str>, (Id, PodFacts)>,
+    pub(crate) pods: &'a Pods,
+    /// By UID, pods that have no sidecar; `None`: all that are not in `pods`.
+    pub(crate) plain: Option<&'a BTreeSet<Box<str>>>,
+}
+
+/// How an endpoint is reached.
+enum Reached {
+    BySidecar(Sidecar),
+    InClear,
+    Unknown,
 }
 
 /// Every service that a Service is. What cannot be named in a mesh is left out.
@@ -163,8 +175,8 @@ impl<'a> Of<'a> {
         for slice in &self.found.slices {
             let Some((_, target)) = slice.ports.iter().find(|(name, _)| *name == port.name) else { continue };
             for endpoint in &slice.endpoints {
-                let id = match &endpoint.pod {
-                    Some(uid) => uid.to_string(),
+                let id = match self.pod(endpoint) {
+                    Some(uid) => uid.to_owned(),
                     None => SocketAddr::new(endpoint.ip, *target).to_string(),
                 };
                 let better = |before: &EndpointFacts| self.rank(endpoint) > self.rank(before);
@@ -174,23 +186,29 @@ impl<'a> Of<'a> {
             }
         }
         let any_ready = by_id.values().any(|(endpoint, _)| endpoint.ready);
-        let standing = |endpoint: &EndpointFacts| match (endpoint.ready, endpoint.terminating) {
+        let standing = |endpoint: &EndpointFacts, reached: &Reached| match (endpoint.ready, endpoint.terminating) {
+            _ if matches!(reached, Reached::Unknown) => Standing::Unknown,
             (true, _) => Standing::Ready,
             (false, true) if endpoint.serving && !any_ready => Standing::Last,
             (false, true) => Standing::Terminating,
             (false, false) => Standing::NotReady,
         };
         let one = |(id, (endpoint, target)): (String, (&'a EndpointFacts, u16))| {
+            let reached = self.reached(endpoint);
+            let standing = standing(endpoint, &reached);
             let instance = Instance {
                 id,
                 address: SocketAddr::new(endpoint.ip, target),
-                sidecar: self.sidecar(endpoint),
+                sidecar: match reached {
+                    Reached::BySidecar(sidecar) => Some(sidecar),
+                    Reached::InClear | Reached::Unknown => None,
+                },
                 weight: 1,
                 labels: BTreeMap::new(),
                 zone: endpoint.zone.as_deref().map(str::to_owned),
                 down: false,
             };
-            (endpoint, Endpoint { instance, standing: standing(endpoint) })
+            (endpoint, Endpoint { instance, standing })
         };
         by_id.into_iter().map(one).collect()
     }
@@ -200,11 +218,29 @@ impl<'a> Of<'a> {
         (endpoint.ip.is_ipv6() == self.found.service.prefers_v6, endpoint.ready)
     }
 
-    fn sidecar(&self, endpoint: &EndpointFacts) -> Option<Sidecar> {
-        let (id, pod) = self.found.pods.get(endpoint.pod.as_deref()?)?;
+    /// UID of its pod: the one that it names, or one with a sidecar that has its address.
+    fn pod(&self, endpoint: &'a EndpointFacts) -> Option<&'a str> {
+        let named = endpoint.pod.as_ref().map(|pod| &*pod.uid);
+        named.or_else(|| self.found.pods.at(&self.found.id.namespace, endpoint.ip))
+    }
+
+    /// A slice is only believed of a pod that is in its own namespace and has the address.
+    fn reached(&self, endpoint: &'a EndpointFacts) -> Reached {
+        let Some(uid) = self.pod(endpoint) else { return Reached::InClear };
+        let Some((id, pod)) = self.found.pods.get(uid) else {
+            let is_plain = self.found.plain.is_none_or(|plain| plain.contains(uid));
+            return if is_plain { Reached::InClear } else { Reached::Unknown };
+        };
+        if id.namespace != self.found.id.namespace || !pod.ips.contains(&endpoint.ip) {
+            return Reached::Unknown;
+        }
         let path = format!("ns/{}/sa/{}", id.namespace, pod.account);
-        let identity = SpiffeId::of(&self.setting.trust_domain, &path).ok()?;
-        Some(Sidecar { inbound: SocketAddr::new(endpoint.ip, SIDECAR_PORT), identity })
+        match SpiffeId::of(&self.setting.trust_domain, &path) {
+            Ok(identity) => {
+                Reached::BySidecar(Sidecar { inbound: SocketAddr::new(endpoint.ip, SIDECAR_PORT), identity })
+            }
+            Err(_) => Reached::Unknown,
+        }
     }
 
     fn named_pods(
@@ -230,7 +266,7 @@ impl<'a> Of<'a> {
     }
 }
 
-/// As [`crate::Discovery`] does, from whole objects: what a Service is to a mesh.
+/// As [`crate::Discovery`] does, from whole objects: what a Service is to a mesh. Pods that are not in `injected` have no sidecar.
 pub fn translate(
     setting: &Setting,
     service: k8s_openapi::api::core::v1::Service,
@@ -240,7 +276,8 @@ pub fn translate(
 ) -> Vec<Translated> {
     let Some((id, service)) = ServiceFacts::of(service) else { return Vec::new() };
     let slices: Vec<_> = slices.into_iter().filter_map(SliceFacts::of).map(|(_, slice)| slice).collect();
-    let pods = injected.into_iter().filter_map(PodFacts::of).map(|(id, pod)| (pod.uid.clone(), (id, pod))).collect();
+    let mut pods = Pods::default();
+    injected.into_iter().filter_map(PodFacts::of).for_each(|(id, pod)| pods.put(id, pod));
     let namespace = namespace.and_then(NamespaceFacts::of).map(|(_, namespace)| namespace);
     let found = Found {
         id: &id,
@@ -248,6 +285,7 @@ pub fn translate(
         namespace: namespace.as_ref(),
         slices: slices.iter().filter(|slice| slice.service == id.name).collect(),
         pods: &pods,
+        plain: None,
     };
     translated(setting, &found)
 }

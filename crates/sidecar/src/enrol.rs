@@ -115,20 +115,41 @@ fn is_jwt(token: &str) -> bool {
     token.split('.').count() == 3 && token.split('.').all(part)
 }
 
-/// A certificate for `id`: asked for with the present one while it holds, else with a token.
+/// A certificate for `id`: asked for with the present one while it holds, else with a token. One that holds under roots that are
+/// gone is nobody's any more: where it is not taken, a service account's token is, which can be shown again and again.
 pub(crate) async fn obtain(
     control: &str,
     present: Option<&Identity>,
     id: &SpiffeId,
     proof: impl FnOnce() -> Result<Proof, EnrolError>,
 ) -> Result<Identity, EnrolError> {
-    let (channel, token) = match present.filter(|identity| !identity.remaining(UnixTime::now()).is_zero()) {
-        Some(present) => (channel(control, present).await?, String::new()),
-        None => {
-            let (tls, token) = proof()?.divided()?;
-            (dial(control, tls).await.map_err(|cause| unreached(control, &cause))?, token)
-        }
+    let Some(present) = present.filter(|identity| !identity.remaining(UnixTime::now()).is_zero()) else {
+        return prove(control, id, proof()?).await;
     };
+    let renewed = match channel(control, present).await {
+        Ok(channel) => sign(control, channel, id, String::new()).await,
+        Err(error) => Err(error),
+    };
+    match renewed {
+        Err(error @ (EnrolError::Connect { .. } | EnrolError::Refused { .. })) => match proof() {
+            Ok(proof @ Proof::Kubernetes { .. }) => {
+                tracing::debug!(control, %error, "the certificate is not taken: trying with the service account's token");
+                // what the certificate met is told: it is what is usual
+                prove(control, id, proof).await.map_err(|_| error)
+            }
+            _ => Err(error),
+        },
+        renewed => renewed,
+    }
+}
+
+async fn prove(control: &str, id: &SpiffeId, proof: Proof) -> Result<Identity, EnrolError> {
+    let (tls, token) = proof.divided()?;
+    let channel = dial(control, tls).await.map_err(|cause| unreached(control, &cause))?;
+    sign(control, channel, id, token).await
+}
+
+async fn sign(control: &str, channel: Channel, id: &SpiffeId, token: String) -> Result<Identity, EnrolError> {
     let key = PrivateKey::generate().map_err(identity)?;
     let request = v1::SignRequest { csr: csr(&key, id).map_err(identity)?, token };
     let mut client = v1::identity_client::IdentityClient::new(channel);

@@ -1,6 +1,6 @@
 //! What is known while the cluster changes, and while its API server is away.
 
-use crate::objects::{endpoint, pod, ready, service, slice};
+use crate::objects::{endpoint, plain_pod, pod, ready, service, slice};
 use crate::{cluster, until};
 use fusewire_kubernetes::{Discovery, Setting, Standing};
 use fusewire_model::{ServiceName, TrustDomain};
@@ -20,6 +20,8 @@ impl Bed {
         let api = KubeApi::start();
         api.put(service("shop", "web", json!({"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]})));
         api.put(pod("shop", "a", "web"));
+        api.put(plain_pod("shop", "b"));
+        api.put(plain_pod("shop", "c"));
         api.put(slice("shop", "web-1", "web", json!([endpoint("10.0.0.1", "a", ready())])));
         let told = Arc::<Mutex<Vec<_>>>::default();
         let tell = told.clone();
@@ -82,6 +84,27 @@ async fn a_pod_that_is_gone_keeps_its_sidecar_for_as_long_as_a_slice_has_it() {
     let sidecars: Vec<bool> = endpoints.iter().map(|e| e.instance.sidecar.is_some()).collect();
     assert_eq!(sidecars, [true, false]);
     assert_eq!(endpoints[0].standing, Standing::Ready);
+}
+
+#[tokio::test]
+async fn a_pod_that_no_watch_tells_of_is_offered_in_clear_only_once_it_was_asked_for() {
+    let bed = Bed::new().await;
+    bed.api.refuse(&["GET /api/v1/namespaces/shop/pods/"]);
+    bed.offer(&["a", "b"]);
+    let asked = || bed.api.requests().iter().filter(|r| r.starts_with("GET /api/v1/namespaces/shop/pods/b")).count();
+    until("it is asked for, and again", || (asked() > 1).then_some(())).await;
+    let web = ServiceName::parse("web.shop").unwrap();
+    let standings: Vec<Standing> = bed.discovery.endpoints(&web).into_iter().map(|e| e.standing).collect();
+    assert_eq!(standings, [Standing::Ready, Standing::Unknown]);
+    bed.api.refuse(&[]);
+    bed.knows(&["10.0.0.1:8080", "10.0.0.2:8080"]).await;
+    let before = asked();
+    bed.offer(&["b"]);
+    bed.knows(&["10.0.0.2:8080"]).await;
+    // one that is gone is of nobody knows what
+    bed.offer(&["b", "d"]);
+    until("the slice is known", || (bed.discovery.endpoints(&web).len() == 2).then_some(())).await;
+    assert_eq!((bed.addresses().len(), asked()), (1, before), "what is known is not asked for again");
 }
 
 #[tokio::test]

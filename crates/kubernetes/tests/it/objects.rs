@@ -27,15 +27,24 @@ pub(crate) fn ready() -> Value {
     json!({"ready": true, "serving": true, "terminating": false})
 }
 
-/// One that has a sidecar.
+/// One that has a sidecar; `a` is at 10.0.0.1, `b` at 10.0.0.2 and so on.
 pub(crate) fn pod(namespace: &str, name: &str, account: &str) -> Value {
+    let ip = format!("10.0.0.{}", name.as_bytes()[0] - b'a' + 1);
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "namespace": namespace, "name": name, "uid": format!("uid-{name}"), "labels": {"fusewire.io/injected": "true"},
         },
         "spec": {"serviceAccountName": account, "containers": []},
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]},
     })
+}
+
+/// One that has none.
+pub(crate) fn plain_pod(namespace: &str, name: &str) -> Value {
+    let mut pod = pod(namespace, name, "default");
+    pod["metadata"]["labels"] = json!({});
+    pod
 }
 
 pub(crate) fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {

@@ -72,6 +72,37 @@ fn a_pod_with_a_sidecar_is_reached_by_it_and_another_in_clear() {
 }
 
 #[test]
+fn a_slice_has_no_say_about_pods_of_other_namespaces_or_at_other_addresses() {
+    let web = || web(json!([{"name": "http", "port": 80}]));
+    let endpoints = |slice: Value, pods: Vec<Value>| translated(web(), vec![slice], pods).remove(0).endpoints;
+    let mut elsewhere = endpoint("10.0.0.1", "a", ready());
+    elsewhere["targetRef"]["namespace"] = "bank".into();
+    assert_eq!(endpoints(slice("shop", "s", "web", json!([elsewhere])), vec![pod("bank", "a", "vault")]), []);
+    // by its UID alone
+    let named = slice("shop", "s", "web", json!([endpoint("10.0.0.1", "a", ready())]));
+    let hidden = endpoints(named, vec![pod("bank", "a", "vault")]);
+    assert_eq!((hidden[0].standing, hidden[0].instance.sidecar.as_ref()), (Standing::Unknown, None));
+    let moved = slice("shop", "s", "web", json!([endpoint("10.0.0.9", "a", ready())]));
+    let hidden = endpoints(moved, vec![pod("shop", "a", "web")]);
+    assert_eq!((hidden[0].standing, hidden[0].instance.sidecar.as_ref()), (Standing::Unknown, None));
+}
+
+#[test]
+fn an_address_without_a_pod_is_the_pod_of_the_namespace_that_has_it() {
+    let mut bare = endpoint("10.0.0.1", "a", ready());
+    bare.as_object_mut().unwrap().remove("targetRef");
+    let web = || web(json!([{"name": "http", "port": 80}]));
+    let of = |pod: Value| {
+        let slice = slice("shop", "s", "web", json!([bare.clone()]));
+        translated(web(), vec![slice], vec![pod]).remove(0).endpoints.remove(0).instance
+    };
+    let own = of(pod("shop", "a", "web"));
+    assert_eq!((own.id.as_str(), own.sidecar.is_some()), ("uid-a", true));
+    let another = of(pod("bank", "a", "vault"));
+    assert_eq!((another.id.as_str(), another.sidecar.is_some()), ("10.0.0.1:8080", false));
+}
+
+#[test]
 fn what_ends_and_still_serves_is_offered_only_while_nothing_is_ready() {
     let ends = json!({"ready": false, "serving": true, "terminating": true});
     let ended = json!({"ready": false, "serving": false, "terminating": true});

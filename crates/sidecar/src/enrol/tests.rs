@@ -74,6 +74,18 @@ async fn a_service_accounts_token_is_sent_as_it_is_to_a_control_plane_that_the_r
 }
 
 #[tokio::test]
+async fn a_certificate_that_holds_under_roots_that_are_gone_is_replaced_by_the_service_accounts_token() {
+    let (before, now) = (authority(), authority());
+    let present = obtain(&control(&before).await, None, &id(), || Ok(proof(&before))).await.unwrap();
+    let control = control(&now).await;
+    let identity = obtain(&control, Some(&present), &id(), || Ok(proof(&now))).await.unwrap();
+    assert_eq!(identity.root_hash(), now.root_hash());
+    // a join token is for one time, and not spent on what may be away for a moment
+    let kept = obtain(&control, Some(&present), &id(), || Ok(Proof::Join("fwj1.a.b.c.d".into()))).await;
+    assert!(matches!(kept, Err(EnrolError::Connect { .. })), "{kept:?}");
+}
+
+#[tokio::test]
 async fn a_control_plane_under_another_root_never_sees_the_token() {
     let control = control(&authority()).await;
     let refused = obtain(&control, None, &id(), || Ok(proof(&self::authority()))).await;

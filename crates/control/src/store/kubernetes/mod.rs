@@ -16,6 +16,7 @@ use crate::kubernetes::KubernetesSettings;
 use crate::shared::lock;
 use contents::{Contents, Outcome};
 use fusewire_kubernetes::{ClusterError, Document, Presences, Version};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -39,6 +40,8 @@ struct Shared {
     document: Document,
     presences: Presences,
     cached: Mutex<Cached>,
+    /// The Secret was seen; if it is not there any more, somebody deleted it.
+    was_there: AtomicBool,
     /// One at a time: they would only be in each other's way.
     writing: tokio::sync::Mutex<()>,
     watchers: Watchers,
@@ -69,6 +72,7 @@ impl Kubernetes {
             document: Document::new(&cluster, SECRET),
             presences: Presences::new(&cluster, SECRET),
             cached: Mutex::default(),
+            was_there: AtomicBool::new(false),
             writing: tokio::sync::Mutex::default(),
             watchers: Watchers::default(),
             told: Mutex::default(),
@@ -123,7 +127,10 @@ impl Shared {
             return Ok(cached);
         }
         let fresh = match self.document.read().await.map_err(refused)? {
-            Some((version, value)) => Cached { version: Some(version), contents: Arc::new(Contents::decode(value)?) },
+            Some((version, value)) => {
+                self.was_there.store(true, Ordering::Relaxed);
+                Cached { version: Some(version), contents: Arc::new(Contents::decode(value)?) }
+            }
             None => Cached::default(),
         };
         *lock(&self.cached) = fresh.clone();
@@ -136,6 +143,7 @@ impl Shared {
         let mut now = lock(&self.cached).clone();
         let mut is_fresh = false;
         for round in 0..MAX_ROUNDS {
+            self.is_there(&now)?;
             let next = match now.contents.after(change, lease) {
                 Outcome::Conflict(key) if is_fresh => return Err(StoreError::Conflict { key }),
                 Outcome::Nothing if is_fresh => return Ok(now.contents.revision()),
@@ -148,6 +156,7 @@ impl Shared {
             };
             match self.document.write(next.encode()?, now.version.as_ref()).await {
                 Ok(version) => {
+                    self.was_there.store(true, Ordering::Relaxed);
                     let revision = next.revision();
                     *lock(&self.cached) = Cached { version: Some(version), contents: Arc::new(next) };
                     return Ok(revision);
@@ -160,6 +169,18 @@ impl Shared {
             }
         }
         Err(StoreError::Unavailable(format!("the Secret {SECRET} is written by others all the time")))
+    }
+
+    /// # Errors
+    /// The Secret was read once and is gone: a new one would begin empty, without the authority that sidecars believe.
+    fn is_there(&self, now: &Cached) -> Result<(), StoreError> {
+        if now.version.is_some() || !self.was_there.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!(
+            "the Secret {SECRET} was deleted, and nothing is written in its place: put back a copy, or restart every control \
+             plane to begin with an empty one"
+        )))
     }
 
     /// A write, by whomever.

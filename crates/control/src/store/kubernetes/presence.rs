@@ -1,7 +1,7 @@
 //! Entries that go with their process: each names a Lease, which its process renews.
 //!
 //! It decides when such an entry is over: when its Lease was not renewed for as long as it holds, judged by the clock of whoever
-//! looks, since the last renewal that it saw. Everybody looks, and whoever finds one over removes it; that two do is no harm,
+//! looks, since the last renewal that it saw, with the API server there all the while. Everybody looks, and whoever finds one over removes it; that two do is no harm,
 //! since the entry is removed only if it is still the same. The Secret itself is written at the begin and at the end alone.
 
 use super::{Shared, refused};
@@ -106,8 +106,11 @@ pub(super) async fn sweep(shared: &Shared) {
         if contents.leased().next().is_none() {
             continue;
         }
-        // what cannot be looked at is not over
-        let Ok(beats) = shared.presences.look().await else { continue };
+        // what cannot be looked at is not over; and who could not be seen may not have been able to renew either
+        let Ok(beats) = shared.presences.look().await else {
+            seen.clear();
+            continue;
+        };
         let beats: BTreeMap<String, Beat> = beats.into_iter().map(|beat| (beat.lease.clone(), beat)).collect();
         let now = Instant::now();
         seen.retain(|lease, _| contents.leased().any(|(_, _, of)| of == lease));

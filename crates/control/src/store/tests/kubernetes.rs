@@ -57,15 +57,20 @@ async fn a_watcher_misses_nothing_over_cuts_expiries_and_an_api_server_that_was_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_that_is_lost_makes_watchers_list_again() {
+async fn a_secret_that_is_lost_makes_watchers_list_again_and_is_not_begun_anew() {
     let bed = Bed::kubernetes().await;
     let mut mirror = Mirror::new(&bed.store, "");
     let last = bed.store.commit(Change::default().put("a", "1")).await.unwrap();
     mirror.until("it is there", |mirror| mirror.listed >= last).await;
+    let copy = bed.api().get("secrets", "fusewire", "fusewire-store").unwrap();
     bed.api().remove("secrets", "fusewire", "fusewire-store");
     mirror.until("it is gone", |mirror| mirror.known.is_empty()).await;
-    bed.store.commit(Change::default().create("a", "2")).await.unwrap();
-    mirror.until("the new one", |mirror| mirror.known.get("a").is_some_and(|e| number(e) == 2)).await;
+    // an empty store would be begun in its place, without the authority that sidecars believe
+    let error = bed.store.commit(Change::default().create("a", "2")).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Refused(said) if said.contains("put back a copy")), "{error}");
+    bed.api().put(copy);
+    mirror.until("the copy", |mirror| mirror.known.get("a").is_some_and(|e| number(e) == 1)).await;
+    bed.store.commit(Change::default().put("a", "2")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
