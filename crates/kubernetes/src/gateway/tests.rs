@@ -144,7 +144,11 @@ fn a_parent_means_its_port_or_says_why_not() {
             said
         })
         .collect();
-    expect![[r#""#]].assert_eq(&refused.join("\n"));
+    expect![[r#"
+        r: not NoMatchingParent (Service shop/web has no TCP port of that name and number) ResolvedRefs
+        r: not NoMatchingParent (Service shop/web has no TCP port of that name and number) ResolvedRefs
+        r: not NoMatchingParent (Service shop/nowhere does not exist) ResolvedRefs
+        r: not UnsupportedValue (parentRef other/db: routes for the callers of one namespace only are not supported: put it into the Service's own) ResolvedRefs"#]].assert_eq(&refused.join("\n"));
 }
 
 #[test]
@@ -173,7 +177,19 @@ fn of_all_rules_for_one_port_the_most_specific_is_tried_first() {
     ];
     let forwards = all(&routes, &[], &[]);
     let names: Vec<&str> = forwards.routes[0].rules.iter().map(|rule| rule.name.as_str()).collect();
-    expect![[r#""#]].assert_eq(&names.join("\n"));
+    expect![[r#"
+        a.shop.httproute[6]
+        b.shop.httproute[2]
+        a.shop.httproute[5]
+        a.shop.httproute[1]
+        a.shop.httproute[2]
+        a.shop.httproute[0]
+        a.shop.httproute[3]
+        a.shop.httproute[4]
+        b.shop.httproute[1]
+        a.shop.httproute[6]
+        b.shop.httproute[0]"#]]
+    .assert_eq(&names.join("\n"));
     let turned: Vec<Value> = routes.iter().rev().cloned().collect();
     assert_eq!(all(&turned, &[], &[]).routes, forwards.routes, "whatever order they are listed in");
 }
@@ -189,7 +205,67 @@ fn matches_are_ours() {
         {},
     ], "backendRefs": cart()}));
     let matches: Vec<_> = rules.iter().map(|rule| &rule.matches).collect();
-    expect![[r#""#]].assert_debug_eq(&matches);
+    expect![[r#"
+        [
+            Match {
+                path: Regex(
+                    Pattern(
+                        "/v[0-9]+",
+                    ),
+                ),
+                methods: [],
+                headers: [],
+                query: [],
+            },
+            Match {
+                path: Prefix(
+                    "/a",
+                ),
+                methods: [
+                    "PUT",
+                ],
+                headers: [
+                    HeaderMatch {
+                        name: "x-one",
+                        value: Exact(
+                            "1",
+                        ),
+                    },
+                    HeaderMatch {
+                        name: "x-two",
+                        value: Regex(
+                            Pattern(
+                                "a|b",
+                            ),
+                        ),
+                    },
+                ],
+                query: [
+                    QueryMatch {
+                        name: "q",
+                        value: Exact(
+                            "ä b",
+                        ),
+                    },
+                    QueryMatch {
+                        name: "Q",
+                        value: Regex(
+                            Pattern(
+                                ".*",
+                            ),
+                        ),
+                    },
+                ],
+            },
+            Match {
+                path: Any,
+                methods: [],
+                headers: [],
+                query: [],
+            },
+        ]
+    "#]]
+    .assert_debug_eq(&matches);
 }
 
 #[test]
@@ -256,7 +332,14 @@ fn what_leads_nowhere_keeps_its_share_and_is_told() {
         of(json!([{"name": "cart", "port": 80, "weight": 0}])),
         of(json!([])),
     ];
-    expect![[r#""#]].assert_eq(&lines.join("\n"));
+    expect![[r#"
+        [(Some("cart.shop"), 3), (None, 2)] r: Accepted not BackendNotFound (spec.rules[0].backendRefs[1]: Service shop/nowhere does not exist)
+        [(None, 1)] r: Accepted not BackendNotFound (spec.rules[0].backendRefs[0]: Service shop/cart has no TCP port 81)
+        [(None, 1)] r: Accepted not BackendNotFound (spec.rules[0].backendRefs[0]: Service shop/cart needs a port here)
+        [(None, 1)] r: Accepted not RefNotPermitted (spec.rules[0].backendRefs[0]: Service other/db is in another namespace, and no ReferenceGrant there permits it)
+        [(None, 1)] r: Accepted not InvalidKind (spec.rules[0].backendRefs[0]: Bucket.storage.example is no backend here: name a Service)
+        [(None, 1)] r: Accepted ResolvedRefs
+        [(None, 1)] r: Accepted ResolvedRefs"#]].assert_eq(&lines.join("\n"));
 }
 
 #[test]
@@ -374,7 +457,14 @@ fn calls_are_posts_to_a_path() {
             format!("{:?} {}", rule.matches.path, rule.matches.headers.len())
         })
         .collect();
-    expect![[r#""#]].assert_eq(&lines.join("\n"));
+    expect![[r#"
+        Regex(Pattern("/(?:shop\\.(Cart|Basket))/(?:Get.*)")) 0
+        Exact("/shop.Cart/Add") 0
+        Prefix("/shop.Cart") 0
+        Regex(Pattern("/[^/]+/Add")) 0
+        Any 1
+        Any 0"#]]
+    .assert_eq(&lines.join("\n"));
     let PathMatch::Regex(pattern) = &output.routes[0].rules[0].matches.path else { panic!("the regex is the longest") };
     assert!(pattern.matches(b"/shop.Basket/GetAll") && !pattern.matches(b"/shop.Cart/Add"));
 }
@@ -465,7 +555,23 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
         rule(json!({"timeouts": {"request": "1d", "backendRequest": "99999h"}})),
         rule(json!({"retry": {"attempts": 9, "codes": [429], "jitter": true}})),
     ];
-    expect![[r#""#]].assert_eq(&lines.join("\n"));
+    expect![[r#"
+        r: not UnsupportedValue (spec.rules[1].sessionPersistence: is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].cors: is not supported; spec.rules[1].filters[0].type: CORS is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].extensionRef: is not supported; spec.rules[1].filters[0].type: ExtensionRef is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', be percent-encoded, and be without '?' and '#') ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].matches[0].path.type: must be PathPrefix where ReplacePrefixMatch is used) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].backendRefs: means nothing beside RequestRedirect; spec.rules[1].timeouts: means nothing beside RequestRedirect) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].name: Host frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.add[0].name: fusewire-x frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it; spec.rules[1].filters[0].requestHeaderModifier.remove[0]: connection frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].value: must be visible ASCII characters) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].backendRefs[0].filters[0].type: RequestMirror is not supported for one backend: move it to the rule) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].matches[0].path.value: is no regular expression: unclosed group) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].matches[0].path.value: must begin with '/', be percent-encoded, and be without '?' and '#') ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].matches[0].headers[0].type: Fuzzy is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].matches[0].cookies: is not supported; spec.rules[1].matches[0].queryParams[0].weight: is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].timeouts.request: 1d is no duration; spec.rules[1].timeouts.backendRequest: 99999h is more than 86400 s) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].retry.jitter: is not supported; spec.rules[1].retry.codes[0]: 429 is never tried again; spec.rules[1].retry.attempts: must be below 5) ResolvedRefs"#]].assert_eq(&lines.join("\n"));
 }
 
 #[test]

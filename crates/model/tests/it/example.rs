@@ -132,9 +132,160 @@ fn routes_keep_their_order_and_normalise_what_they_match() {
 fn routes_say_what_is_changed_on_the_way() {
     let mesh = parsed(EXAMPLE).mesh;
     let [rule, moved] = mesh.routes[2].rules.as_slice() else { panic!("two rules") };
-    expect![[r#""#]].assert_debug_eq(&rule.matches.query);
-    expect![[r#""#]].assert_debug_eq(&rule.filters);
-    expect![[r#""#]].assert_debug_eq(&rule.backends);
+    expect![[r#"
+        [
+            QueryMatch {
+                name: "debug",
+                value: Exact(
+                    "1",
+                ),
+            },
+            QueryMatch {
+                name: "lang",
+                value: Regex(
+                    Pattern(
+                        "de|en",
+                    ),
+                ),
+            },
+            QueryMatch {
+                name: "old",
+                value: Absent,
+            },
+        ]
+    "#]]
+    .assert_debug_eq(&rule.matches.query);
+    expect![[r#"
+        Some(
+            Filters {
+                edits: Edits {
+                    request: HeaderEdits {
+                        set: [
+                            (
+                                "a",
+                                "1",
+                            ),
+                            (
+                                "x-via",
+                                "mesh",
+                            ),
+                        ],
+                        add: [
+                            (
+                                "x-tag",
+                                "b",
+                            ),
+                        ],
+                        remove: [
+                            "cookie",
+                            "x-secret",
+                        ],
+                    },
+                    response: HeaderEdits {
+                        set: [],
+                        add: [],
+                        remove: [
+                            "server",
+                        ],
+                    },
+                },
+                host: Some(
+                    Authority(
+                        "catalog.example",
+                    ),
+                ),
+                path: Some(
+                    Prefix(
+                        "/",
+                    ),
+                ),
+                redirect: None,
+                mirrors: [
+                    Mirror {
+                        service: ServiceName(
+                            "inventory",
+                        ),
+                        share: Ratio(
+                            25000,
+                        ),
+                    },
+                    Mirror {
+                        service: ServiceName(
+                            "catalog-v2",
+                        ),
+                        share: Ratio(
+                            1000000,
+                        ),
+                    },
+                ],
+            },
+        )
+    "#]]
+    .assert_debug_eq(&rule.filters);
+    expect![[r#"
+        [
+            Backend {
+                service: Some(
+                    ServiceName(
+                        "catalog",
+                    ),
+                ),
+                weight: 9,
+                edits: Some(
+                    Edits {
+                        request: HeaderEdits {
+                            set: [
+                                (
+                                    "x-track",
+                                    "stable",
+                                ),
+                            ],
+                            add: [],
+                            remove: [],
+                        },
+                        response: HeaderEdits {
+                            set: [],
+                            add: [],
+                            remove: [],
+                        },
+                    },
+                ),
+            },
+            Backend {
+                service: Some(
+                    ServiceName(
+                        "catalog-v2",
+                    ),
+                ),
+                weight: 1,
+                edits: Some(
+                    Edits {
+                        request: HeaderEdits {
+                            set: [],
+                            add: [],
+                            remove: [],
+                        },
+                        response: HeaderEdits {
+                            set: [],
+                            add: [
+                                (
+                                    "x-track",
+                                    "canary",
+                                ),
+                            ],
+                            remove: [],
+                        },
+                    },
+                ),
+            },
+            Backend {
+                service: None,
+                weight: 0,
+                edits: None,
+            },
+        ]
+    "#]]
+    .assert_debug_eq(&rule.backends);
     let path = Some(PathEdit::Whole("/moved".into()));
     let host = fusewire_model::route::Authority::parse("new.example");
     let wanted = Redirect { scheme: Some(Scheme::Https), host, port: Some(8443), path, status: 308 };
@@ -355,7 +506,14 @@ fn policies_start_from_the_defaults() {
                     300s,
                 ),
             },
-            plain: Allow,
+            plain: PlainRules {
+                callers: Some(
+                    Allow,
+                ),
+                instances: Some(
+                    Allow,
+                ),
+            },
             probe: Check,
             sample: Ratio(
                 25000,

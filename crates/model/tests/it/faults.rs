@@ -116,7 +116,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         mesh.yaml:1:1: service: unknown key (did you mean "services"?)
         --
         mesh.yaml:1:16: services.a.instnces: unknown key (did you mean "instances"?)
-        mesh.yaml:1:30: services.a.color: unknown key (known here: protocol, policy, identity, health, dns, allow, instances)
+        mesh.yaml:1:30: services.a.color: unknown key (known here: protocol, policy, identity, health, dns, allow, instances, authorities, addresses)
         --
         mesh.yaml:1:51: services.a.instances[0].lables: unknown key (did you mean "labels"?)
         --
@@ -356,13 +356,13 @@ routes: {r: {authority: [Shop.Example, shop.example., 'user@x', 'x:99999'], to: 
         mesh.yaml:2:28: routes.r.match.path: must begin with '/', got "api" (a path without its host)
         --
         mesh.yaml:2:37: routes.r.match.path.prefix: must be without '?' and '#', since the query is not matched, got "/a?b=c"
-        mesh.yaml:2:75: routes.s.match.path: must have one of exact and prefix
+        mesh.yaml:2:75: routes.s.match.path: must have one of exact, prefix and regex
         mesh.yaml:2:106: routes.t.match.path: must be percent-encoded, at most 2048 bytes, got "/ü"
         --
         mesh.yaml:2:30: routes.r.match.method: must be a method, such as GET, got "GE T"
         mesh.yaml:2:48: routes.r.match.headers["x y"]: "x y" is not a header's name
         mesh.yaml:2:66: routes.r.match.headers.x-a: is already written: the case of a header's name does not count
-        mesh.yaml:2:79: routes.r.match.headers.x-b: must have one of exact and present
+        mesh.yaml:2:79: routes.r.match.headers.x-b: must have one of exact, present and regex
         mesh.yaml:2:98: routes.r.match.headers.x-c.present: must be true | false, got "yes"
         --
         mesh.yaml:2:13: routes.r.to: must be given: a service or a list of {service, weight}
@@ -374,7 +374,7 @@ routes: {r: {authority: [Shop.Example, shop.example., 'user@x', 'x:99999'], to: 
         mesh.yaml:2:40: routes.r.authority[1]: shop.example is listed twice
         mesh.yaml:2:55: routes.r.authority[2]: must be host or host:port, such as shop.example:8443, got "user@x"
         mesh.yaml:2:65: routes.r.authority[3]: must be host or host:port, such as shop.example:8443, got "x:99999"
-        mesh.yaml:2:100: routes.s.authority: must name at least one authority (leave it out to mean the route's own name)
+        mesh.yaml:2:100: routes.s.authority: must name at least one authority (leave it out to mean the name alone)
     "#]].assert_eq(&told(&texts));
 }
 
@@ -394,7 +394,46 @@ routes: {r: {to: a, mirror: {to: b, share: 101%}}, s: {to: a, mirror: [{share: 1
         r"services: {a: }
 routes: {r: {to: a, redirect: {scheme: ftp, host: 'a:80', port: 0, status: 304}}, s: {redirect: {}}, t: {rewrite: {host: x}, redirect: {host: y}}, u: {redirect: {status: 301}}}",
     ];
-    expect![[r#""#]].assert_eq(&told(&texts));
+    expect![[r#"
+        mesh.yaml:2:30: routes.r.match.query[""]: "" is not a parameter's name
+        mesh.yaml:2:40: routes.r.match.query.q: must have one of exact, present and regex
+        mesh.yaml:2:55: routes.r.match.query.s.regex: is no regular expression: unclosed group (all of the value must match; the syntax is that of Rust's regex, much as RE2's)
+        mesh.yaml:2:76: routes.r.match.path.regex: compiles to more than 64 KiB (all of the value must match; the syntax is that of Rust's regex, much as RE2's)
+        --
+        mesh.yaml:2:45: routes.r.request_headers.set.Host: "Host" is not a header that a route may change: the mesh decides about those that frame a message, are for one connection, name the host, or are its own
+        mesh.yaml:2:54: routes.r.request_headers.set.fusewire-x: "fusewire-x" is not a header that a route may change: the mesh decides about those that frame a message, are for one connection, name the host, or are its own
+        mesh.yaml:2:74: routes.r.request_headers.set.x-a: must be visible ASCII characters, none of them a space at an end, at most 4096, got "ü"
+        mesh.yaml:2:87: routes.r.request_headers.set.x-b: is already written: the case of a header's name does not count
+        mesh.yaml:2:102: routes.r.request_headers.add.te: "te" is not a header that a route may change: the mesh decides about those that frame a message, are for one connection, name the host, or are its own
+        mesh.yaml:2:126: routes.r.request_headers.remove[0]: "connection" is not a header that a route may change: the mesh decides about those that frame a message, are for one connection, name the host, or are its own
+        mesh.yaml:2:138: routes.r.request_headers.remove[1]: "a b" is not a header that a route may change: the mesh decides about those that frame a message, are for one connection, name the host, or are its own
+        mesh.yaml:2:172: routes.r.response_headers.remove: "content-length" is not a header that a route may change: the mesh decides about those that frame a message, are for one connection, name the host, or are its own
+        mesh.yaml:2:188: routes.r.response_headers.sat: unknown key (did you mean "set"?)
+        --
+        mesh.yaml:2:58: routes.r.to.request_headers.remove[0]: "host" is not a header that a route may change: the mesh decides about those that frame a message, are for one connection, name the host, or are its own
+        mesh.yaml:2:66: routes.r.to.mirror: unknown key (known here: missing, service, weight, request_headers, response_headers)
+        mesh.yaml:2:98: routes.s.to[0].missing: stands beside service (keep one)
+        mesh.yaml:2:117: routes.s.to[1].service: must be given: the name of a service
+        --
+        mesh.yaml:2:37: routes.r.rewrite.host: must be host or host:port, such as shop.example, got "a/b"
+        mesh.yaml:2:50: routes.r.rewrite.path: must begin with '/', got "x" (a path without its host)
+        mesh.yaml:2:101: routes.s.rewrite.path: replaces a prefix, and the rule matches none (write `match: {path: {prefix: ...}}`)
+        mesh.yaml:2:144: routes.t.rewrite.path.prefix: must be given: what stands in place of the prefix that matched
+        --
+        mesh.yaml:2:34: routes.r.mirror.to: service b is not defined (add it under services, or correct the name)
+        mesh.yaml:2:44: routes.r.mirror.share: must be a share 0..1 or 0%..100%, got "101%"
+        mesh.yaml:2:72: routes.s.mirror[0].to: must be given: the name of a service
+        --
+        mesh.yaml:2:31: routes.r.redirect: stands beside to (what is redirected goes nowhere else: keep one)
+        mesh.yaml:2:31: routes.r.redirect: leads to where it came from (name a scheme, host, port or path)
+        mesh.yaml:2:40: routes.r.redirect.scheme: must be http | https, got "ftp"
+        mesh.yaml:2:51: routes.r.redirect.host: must be a host without a port, such as shop.example, got "a:80"
+        mesh.yaml:2:65: routes.r.redirect.port: must be 1..65535, got 0
+        mesh.yaml:2:76: routes.r.redirect.status: must be 301 | 302 | 303 | 307 | 308, got "304" (did you mean "301"?)
+        mesh.yaml:2:97: routes.s.redirect: leads to where it came from (name a scheme, host, port or path)
+        mesh.yaml:2:136: routes.t.redirect: stands beside rewrite (what is redirected goes nowhere else: keep one)
+        mesh.yaml:2:162: routes.u.redirect: leads to where it came from (name a scheme, host, port or path)
+    "#]].assert_eq(&told(&texts));
 }
 
 #[test]

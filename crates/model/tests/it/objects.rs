@@ -42,6 +42,7 @@ fn every_object_of_the_example_is_kept_with_what_the_operator_wrote() {
         "service/inventory",
         "route/catalog.example",
         "route/checkout",
+        "route/shop.example:9000",
         "policy/canary",
         "policy/catalog",
         "policy/default",
