@@ -126,6 +126,6 @@ pub(crate) fn endpoints(shared: &Shared, asked: &v1::EndpointsRequest) -> Result
         service: name.to_string(),
         defined,
         instances: seen.iter().map(endpoint).collect(),
-        sources: sources(shared).into_iter().filter(|source| source.service == name.as_str()).collect(),
+        sources: sources(shared).into_iter().filter(|s| s.service == name.as_str() || s.service.is_empty()).collect(),
     })
 }

@@ -14,9 +14,8 @@ mod patch;
 use objects::{Objects, Path};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -64,7 +63,7 @@ impl KubeApi {
             requests: Mutex::default(),
             refused: Mutex::default(),
         });
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let api = Self { shared, runtime: Some(runtime), address };
         api.listen(listener);
@@ -165,7 +164,7 @@ impl KubeApi {
     pub fn come_up(&self) {
         let listener = loop {
             // the socket before may not be gone yet
-            match self.runtime().block_on(TcpListener::bind(self.address)) {
+            match TcpListener::bind(self.address) {
                 Ok(listener) => break listener,
                 Err(_) => std::thread::yield_now(),
             }

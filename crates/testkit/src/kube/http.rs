@@ -35,7 +35,10 @@ impl Body for Lines {
     }
 }
 
-pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+/// `listener` is not tokio's yet, so that a test may begin within a runtime of its own.
+pub(super) async fn serve(shared: Arc<Shared>, listener: std::net::TcpListener) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((stream, _)) = listener.accept().await {
         let shared = shared.clone();
         let mut cuts = shared.cuts.subscribe();
