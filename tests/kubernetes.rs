@@ -315,7 +315,8 @@ fn either_replica_may_be_killed_and_the_other_goes_on_with_everything() {
     eventually("b knows what was applied at a", || town.ok(B, &["get", "-o", "yaml"]).contains("kept"));
 
     let holder = || {
-        let lease = town.api.get("coordination.k8s.io/v1/leases", "fusewire", "fusewire-leader").unwrap_or_default();
+        let lease =
+            town.api.get("coordination.k8s.io/v1/leases", "fusewire-system", "fusewire-leader").unwrap_or_default();
         lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
     };
     eventually("one leads", || NAMES.contains(&holder().as_str()));
@@ -326,7 +327,8 @@ fn either_replica_may_be_killed_and_the_other_goes_on_with_everything() {
     town.serves("web", &[(&pods, true)]);
     is_served(&caller, "web", "after");
     eventually("the other leads", || {
-        let lease = town.api.get("coordination.k8s.io/v1/leases", "fusewire", "fusewire-leader").unwrap_or_default();
+        let lease =
+            town.api.get("coordination.k8s.io/v1/leases", "fusewire-system", "fusewire-leader").unwrap_or_default();
         lease["spec"]["holderIdentity"] == NAMES[other]
     });
     town.api.namespace("late", json!({}));

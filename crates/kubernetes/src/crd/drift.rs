@@ -48,7 +48,7 @@ const BESIDE: [(&str, &str, i64, &str); 4] = [
 fn elsewhere(path: &str) -> &'static [&'static str] {
     match path {
         "policies.p" => &["target"],
-        "services.s" => &["policy", "allow"],
+        "services.s" => &["policy", "allow", "authorities", "addresses"],
         _ => &[],
     }
 }
