@@ -20,7 +20,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError + '_ {
 }
 
 fn beside(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.{}.new", std::process::id()))
+    dir.join(format!("{name}.new"))
 }
 
 /// Creates the directory, for its owner alone, if it is not there.

@@ -20,7 +20,7 @@ pub(super) const NO_PROXY: &str =
 pub(super) fn refuse(pod: &Value, wishes: &Wishes) -> Result<(), String> {
     let spec = &pod["spec"];
     let without = format!("annotate the pod with {PREFIX}inject: disabled");
-    if !spec["containers"].as_array().is_some_and(|all| !all.is_empty()) {
+    if spec["containers"].as_array().is_none_or(|all| all.is_empty()) {
         return Err("the pod has no containers".into());
     }
     if spec["hostNetwork"] == true {

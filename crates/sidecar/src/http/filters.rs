@@ -171,6 +171,7 @@ mod tests {
             let request = Request::get("http://shop/").header("x-a", "0").header("x-b", "1").header("x-c", "3");
             let mut head = request.body(()).unwrap().into_parts().0;
             filters.request(&mut head, &mut "shop".parse().unwrap());
+            filters.backend(&mut head);
             let all = |name: &str| {
                 head.headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>().join(",")
             };

@@ -143,6 +143,9 @@ impl Shared {
         let mut now = lock(&self.cached).clone();
         let mut is_fresh = false;
         for round in 0..MAX_ROUNDS {
+            if !is_fresh && self.is_there(&now).is_err() {
+                (now, is_fresh) = (self.fresh().await?, true); // it may be there again
+            }
             self.is_there(&now)?;
             let next = match now.contents.after(change, lease) {
                 Outcome::Conflict(key) if is_fresh => return Err(StoreError::Conflict { key }),

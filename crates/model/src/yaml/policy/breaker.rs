@@ -89,7 +89,7 @@ fn throttle(cursor: &Cursor<'_>) -> Option<ThrottleConfig> {
     let mut config = ThrottleConfig::default();
     let Some(mut fields) = cursor.map("off, or a mapping such as {k: 2}") else { return Some(config) };
     set(&mut config.k_percent, fields.get("k"), |c| {
-        let fits = |k: &u32| (*k == 0 || (1_100..=10_000).contains(k)) && k % 10 == 0;
+        let fits = |k: &u32| (*k == 0 || (1_100..=10_000).contains(k)) && k.is_multiple_of(10);
         let hundredths = |text: &str| scalar::parse_thousandths(text).filter(fits);
         c.parse("0 or a number 1.1..10, to the hundredth", |text| u16::try_from(hundredths(text)? / 10).ok())
     });
