@@ -110,7 +110,7 @@ struct Cluster {
 impl Cluster {
     fn settings(self) -> Option<KubernetesSettings> {
         let Self { kubernetes, kubernetes_namespace: namespace, cluster_domain } = self;
-        kubernetes.then(|| KubernetesSettings { kubeconfig: None, namespace, cluster_domain })
+        kubernetes.then_some(KubernetesSettings { kubeconfig: None, namespace, cluster_domain })
     }
 }
 

@@ -98,7 +98,10 @@ fn a_route_of_a_service_is_a_route_for_each_of_its_ports() {
     let names: Vec<&str> = output.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["web.shop.svc.cluster.local:80", "web.shop.svc.cluster.local:9090"]);
     for route in &output.routes {
-        assert_eq!(route.authorities.iter().map(ToString::to_string).collect::<Vec<_>>(), [route.name.clone()]);
+        assert_eq!(
+            route.authorities.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            std::slice::from_ref(&route.name)
+        );
         let [rule] = route.rules.as_slice() else { panic!("{route:?}") };
         let backends: Vec<_> = rule.backends.iter().map(|b| (b.service.as_ref().unwrap().as_str(), b.weight)).collect();
         assert_eq!(backends, [("cart.shop", 9), ("web.shop.9090", 1)]);

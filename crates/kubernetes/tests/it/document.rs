@@ -1,7 +1,7 @@
 //! One Secret, written by several.
 
 use crate::cluster;
-use fusewire_kubernetes::{ClusterError, Document, Presences};
+use fusewire_kubernetes::{ClusterError, Document, Presences, Version};
 use fusewire_testkit::KubeApi;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,6 +37,23 @@ async fn whether_a_write_happened_is_not_known_where_it_is_not_answered() {
     assert!(matches!(written, Err(ClusterError::Unavailable(_))), "nothing was sent: {written:?}");
 }
 
+/// Over a connection that may be cut: then it is looked whether it is there.
+async fn written(document: &Document, value: &[u8], mut at: Version) -> Version {
+    loop {
+        match document.write(value.to_vec(), Some(&at)).await {
+            Ok(version) => return version,
+            Err(ClusterError::Uncertain(_) | ClusterError::Unavailable(_) | ClusterError::Conflict(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+        if let Ok(Some((version, there))) = document.read().await {
+            if there == value {
+                return version;
+            }
+            at = version;
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_write_is_told_in_order() {
     let api = KubeApi::start();
@@ -53,7 +70,7 @@ async fn every_write_is_told_in_order() {
         if n % 5 == 0 {
             api.cut();
         }
-        at = document.write(n.to_string().into_bytes(), Some(&at)).await.unwrap();
+        at = written(&document, n.to_string().as_bytes(), at).await;
     }
     crate::until("all of it", || (told.lock().unwrap().last() == Some(&Some("19".into()))).then_some(())).await;
     let told: Vec<_> = told.lock().unwrap().iter().flatten().cloned().collect();

@@ -1,5 +1,7 @@
 //! Services by further names and by virtual addresses.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::parsed;
 use fusewire_model::compile::compile;
 use fusewire_model::node::Node;

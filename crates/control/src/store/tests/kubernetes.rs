@@ -22,7 +22,7 @@ async fn two_replicas_lose_none_of_each_others_changes() {
     };
     let mut mirror = Mirror::new(&other, "");
     let counting = async { tokio::join!(count(bed.store.clone(), "a"), count(other.clone(), "b")) };
-    soon(counting).await;
+    Box::pin(soon(counting)).await;
     assert_eq!(number(&bed.store.get("n").await.unwrap().unwrap()), 40);
     let (at, entries) = bed.store.list("").await.unwrap();
     assert_eq!(entries.len(), 41);
