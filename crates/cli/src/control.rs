@@ -72,7 +72,7 @@ pub(crate) struct Arguments {
 /// How sidecars are injected into pods.
 #[derive(Args)]
 struct Injection {
-    /// Serve the admission webhook that injects sidecars here, over TLS, such as [::]:15017; the certificate is made by our own
+    /// Serve the admission webhook that injects sidecars here, over TLS, such as `[::]:15017`; the certificate is made by our own
     /// authority, and the API server told of it.
     #[arg(long, value_name = "IP:PORT")]
     kubernetes_webhook: Option<SocketAddr>,

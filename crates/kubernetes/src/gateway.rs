@@ -6,7 +6,7 @@
 //!
 //! How it maps:
 //! - all routes of one port of a Service are merged into one route of ours, for the authority
-//!   `NAME.NAMESPACE.svc.DOMAIN:PORT`: the most specific match first, then the oldest object, then by name ([`rank`]). Where a
+//!   `NAME.NAMESPACE.svc.DOMAIN:PORT`: the most specific match first, then the oldest object, then by name (`rank`). Where a
 //!   GRPCRoute has the port, HTTPRoutes there are in conflict, and not used (GEP-1426);
 //! - a backend is the service `NAME.NAMESPACE` (the Service's first TCP port) or `NAME.NAMESPACE.PORT` (any other). One that is
 //!   not there or may not be used is answered with 500 for its share;
