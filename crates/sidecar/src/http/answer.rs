@@ -180,12 +180,12 @@ impl Answer {
         headers::plain_length(fields);
         let ours = [reply::REASON, reply::DETAIL].map(|name| fields.get(&name).filter(|_| from_sidecar).cloned());
         headers::strip_ours(fields);
-        let mesh = exchange.worker.mesh.clone();
+        let stale = &exchange.worker.mesh.stale;
         // as the service said it, before the route's rule changes what it says of who may have it
         let copy = match exchange.direction {
             Direction::Outbound => {
                 let (status, fields) = (response.status(), response.headers());
-                mesh.stale.begin(target.upstream.name.as_str(), &target.policy, outgoing, (status, fields))
+                stale.begin(target.upstream.name.as_str(), &target.policy, outgoing, (status, fields))
             }
             Direction::Inbound => None,
         };
