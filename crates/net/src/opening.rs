@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const MAX_HEAD: usize = 16 << 10;
 /// No method in use is as long.
 const MAX_METHOD: usize = 32;
-/// Nor a first word that is one.
+/// Nor a first word; but a lenient server may take one for a method.
 const WORDS: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +85,11 @@ fn verdict(head: &[u8]) -> Option<Opening> {
     let method = head.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-' || **b == b'_').count();
     match head.get(method) {
         _ if method == 0 => return Some(Opening::Other),
-        None if method <= WORDS => return None,
+        _ if method > WORDS => return badly(),
+        None => return None,
         Some(b' ' | b'\t') if method <= MAX_METHOD && &head[..method] != b"CONNECT" => {}
         Some(b' ' | b'\t') => return badly(),
-        Some(_) | None => return Some(Opening::Other),
+        Some(_) => return Some(Opening::Other),
     }
     let long = || if head.len() >= MAX_HEAD { badly() } else { None };
     let Some((line, mut rest)) = line(head) else { return long() };
@@ -205,6 +206,10 @@ mod tests {
             head.extend_from_slice(b"x: y\r\n");
         }
         assert_eq!(verdict(&head), Some(http1("")));
-        assert_eq!(verdict(&[b'x'; WORDS + 1]), Some(Opening::Other));
+        let word = [b'x'; WORDS + 1];
+        assert_eq!(verdict(&word[1..]), None);
+        for after in ["", " / HTTP/1.1\r\n", ":"] {
+            assert_eq!(verdict(&[&word, after.as_bytes()].concat()), Some(http1("")));
+        }
     }
 }

@@ -152,12 +152,15 @@ impl KubeApi {
         self.shared.cuts.send_modify(|n| *n += 1);
     }
 
-    /// Nothing listens any more, and every connection is cut. Objects stay.
+    /// Once it returns, nothing listens any more, and every connection is cut. Objects stay.
     pub fn go_down(&self) {
-        if let Some(listening) = lock(&self.shared.listening).take() {
-            listening.abort();
+        let Some(listening) = lock(&self.shared.listening).take() else { return };
+        listening.abort();
+        // each connection holds a receiver; one may have been accepted until the listener was gone
+        while !listening.is_finished() || self.shared.cuts.receiver_count() > 0 {
+            self.cut();
+            std::thread::yield_now();
         }
-        self.cut();
     }
 
     /// After [`KubeApi::go_down`], at the same address.
