@@ -12,7 +12,8 @@ use http::Response;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 const FUSEWIRE: &str = env!("CARGO_BIN_EXE_fusewire");
 const NAMES: [&str; 2] = ["a", "b"];
@@ -150,6 +151,8 @@ struct Pod {
     name: String,
     ip: Ipv4Addr,
     app: App,
+    /// It answers 500.
+    fails: Arc<AtomicBool>,
 }
 
 impl Pod {
@@ -159,10 +162,13 @@ impl Pod {
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let ip = Ipv4Addr::new(127, 1 + high % 250, low, COUNT.fetch_add(1, Ordering::Relaxed));
         let text = name.to_owned();
+        let fails: Arc<AtomicBool> = Arc::default();
+        let failing = fails.clone();
         let app = App::start_at(SocketAddr::from((ip, port)), move |_| {
-            std::future::ready(Response::new(Full::new(text.clone().into())))
+            let code = if failing.load(Ordering::Relaxed) { 500 } else { 200 };
+            std::future::ready(Response::builder().status(code).body(Full::new(text.clone().into())).unwrap())
         });
-        Self { name: name.into(), ip, app }
+        Self { name: name.into(), ip, app, fails }
     }
 
     fn injected(&self, api: &KubeApi, account: &str) {
@@ -179,6 +185,30 @@ impl Pod {
             "status": {"phase": "Running", "podIPs": [{"ip": self.ip.to_string()}]},
         }));
     }
+}
+
+/// An object of ours for `web`, applied as kubectl does.
+fn declare(town: &Town, kind: &str, name: &str, spec: Value) {
+    town.api.put(json!({
+        "apiVersion": "fusewire.io/v1alpha1", "kind": kind, "metadata": {"namespace": "shop", "name": name}, "spec": spec,
+    }));
+}
+
+/// A condition's status, and what it says of the sidecars.
+fn condition(town: &Town, resource: &str, name: &str, kind: &str) -> (String, String) {
+    let object = town.api.get(resource, "shop", name).unwrap_or_default();
+    let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let current = |one: &&Value| one["type"] == kind && one["observedGeneration"] == object["metadata"]["generation"];
+    let one = all.iter().find(current).cloned().unwrap_or_default();
+    let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("message"))
+}
+
+#[track_caller]
+fn is_enforced(town: &Town, resource: &str, name: &str, says: &str) {
+    let resource = format!("fusewire.io/v1alpha1/{resource}");
+    let wanted = ("True".to_owned(), says.to_owned());
+    eventually(&format!("{resource}/{name}: {says}"), || condition(town, &resource, name, "Enforced") == wanted);
 }
 
 fn said(caller: &Sidecar, host: &str) -> (u16, String) {
@@ -342,4 +372,130 @@ fn either_replica_may_be_killed_and_the_other_goes_on_with_everything() {
     assert_eq!(town.status(leader)["root_hash"], root);
     assert!(town.ok(leader, &["get", "-o", "yaml"]).contains("kept"));
     town.joins("new", "other", None);
+}
+
+#[test]
+fn what_is_declared_is_in_force_at_the_sidecars_it_concerns_and_its_status_says_so() {
+    let mut town = Town::new("");
+    town.start(B);
+    let web = Pod::start("web", 0);
+    web.injected(&town.api, "web");
+    town.service("web", "10.96.0.1");
+    town.serves("web", &[(&web, true)]);
+    let _web = town.joins("web", "web", Some(&web));
+    let (front, other) = (town.joins("front", "front", None), town.joins("other", "other", None));
+    for caller in [&front, &other] {
+        is_served(caller, "web", "web");
+    }
+    let target = json!([{"kind": "Service", "name": "web"}]);
+    let allow = |account: &str| {
+        let allow = json!([{"namespace": "shop", "serviceAccount": account}]);
+        json!({"targetRefs": target, "allow": allow})
+    };
+    declare(&town, "AuthorizationPolicy", "web", allow("front"));
+    // it concerns the one sidecar in front of it, whichever replica that is connected to
+    is_enforced(&town, "authorizationpolicies", "web", "1 of 1 sidecars run with it");
+    assert_eq!(said(&other, "web").0, 403, "once it is enforced it is in force");
+    assert_eq!(said(&front, "web"), (200, "web".into()));
+    declare(&town, "AuthorizationPolicy", "web", allow("other"));
+    is_enforced(&town, "authorizationpolicies", "web", "1 of 1 sidecars run with it");
+    assert_eq!((said(&front, "web").0, said(&other, "web").0), (403, 200));
+
+    // a policy concerns who calls, and who lets in
+    declare(
+        &town,
+        "ResiliencePolicy",
+        "web",
+        json!({"targetRefs": target, "limit": {"rate": {"requests": 1, "per": "1h"}}}),
+    );
+    let rp = "fusewire.io/v1alpha1/resiliencepolicies";
+    eventually("it is accepted", || condition(&town, rp, "web", "Accepted").0 == "True");
+    is_enforced(&town, "resiliencepolicies", "web", "3 of 3 sidecars run with it");
+    declare(&town, "ResiliencePolicy", "web", json!({"targetRefs": target, "limit": {"rate": "no"}}));
+    eventually("its fault is said", || {
+        let (status, message) = condition(&town, rp, "web", "Accepted");
+        status == "False" && message.contains("spec.limit.rate") && message.ends_with("generation 1 stays in force")
+    });
+    town.api.remove("fusewire.io/v1alpha1/authorizationpolicies", "shop", "web");
+    eventually("who may call is forgotten", || said(&front, "web").0 != 403);
+}
+
+#[test]
+fn a_route_of_the_gateway_api_is_taken_by_name_and_by_address_and_its_status_says_so() {
+    let town = Town::new("");
+    let (stable, canary) = (Pod::start("stable", 0), Pod::start("canary", 0));
+    town.service("web", "10.96.0.1");
+    town.service("canary", "10.96.0.2");
+    town.serves("web", &[(&stable, true)]);
+    town.serves("canary", &[(&canary, true)]);
+    let caller = town.joins("caller", "front", None);
+    for host in ["web", "10.96.0.1:80"] {
+        is_served(&caller, host, "stable");
+    }
+    let route = |backend: &str| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                "rules": [{
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                    "backendRefs": [{"name": backend, "port": 80}],
+                }],
+            },
+        })
+    };
+    town.api.put(route("canary"));
+    for host in ["web", "web.shop", "web.shop.svc.cluster.local:80", "10.96.0.1:80"] {
+        is_served(&caller, host, "canary");
+    }
+    let says = |kind: &str, status: &str, reason: &str| {
+        let object = town.api.get("gateway.networking.k8s.io/v1/httproutes", "shop", "web").unwrap();
+        let parents = object["status"]["parents"].as_array().cloned().unwrap_or_default();
+        let conditions = parents.iter().flat_map(|parent| parent["conditions"].as_array().cloned().unwrap_or_default());
+        conditions.into_iter().any(|one| one["type"] == kind && one["status"] == status && one["reason"] == reason)
+    };
+    eventually("it is accepted", || {
+        says("Accepted", "True", "Accepted") && says("ResolvedRefs", "True", "ResolvedRefs")
+    });
+    town.api.put(route("nowhere"));
+    eventually("its backend is missed", || says("ResolvedRefs", "False", "BackendNotFound"));
+    eventually("and that is answered", || said(&caller, "web").0 == 500);
+    town.api.remove("gateway.networking.k8s.io/v1/httproutes", "shop", "web");
+    is_served(&caller, "web", "stable");
+}
+
+#[test]
+fn a_circuit_that_opens_and_closes_is_told_as_events_of_its_service() {
+    let town = Town::new("policies: {default: {breaker: {instance: {open: {base: 1s, max: 1s}}}}}");
+    let good = Pod::start("good", 0);
+    let bad = Pod::start("bad", good.app.port);
+    town.service("web", "10.96.0.1");
+    town.serves("web", &[(&good, true), (&bad, true)]);
+    let caller = town.joins("caller", "front", None);
+    is_served(&caller, "web", "bad");
+    // who leads begins with the circuits that are open already
+    eventually("somebody leads", || {
+        let lease = town.api.get("coordination.k8s.io/v1/leases", "fusewire-system", "fusewire-leader");
+        lease.is_some_and(|lease| lease["spec"]["holderIdentity"] == "a")
+    });
+    bad.fails.store(true, Ordering::Relaxed);
+    let told = |reason: &str| {
+        let all = town.api.all("events.k8s.io/v1/events");
+        all.iter().any(|event| {
+            event["reason"] == reason
+                && event["regarding"]["kind"] == "Service"
+                && event["regarding"]["name"] == "web"
+                && event["note"].as_str().is_some_and(|note| note.contains("the circuit of bad in web.shop"))
+        })
+    };
+    eventually("the circuit's opening is told", || {
+        said(&caller, "web");
+        told("CircuitOpened")
+    });
+    bad.fails.store(false, Ordering::Relaxed);
+    eventually("and its closing", || {
+        said(&caller, "web");
+        told("CircuitClosed")
+    });
 }

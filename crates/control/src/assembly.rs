@@ -92,7 +92,7 @@ impl Assembly {
 
     fn put_together(&mut self, shared: &Shared, marked: Marked) {
         let written = shared.written_now();
-        let mesh = &shared.mesh_with(&written);
+        let (mesh, standing) = &shared.mesh_with(&written);
         let mut names = marked.services;
         if marked.all {
             names.extend(mesh.services.keys().chain(self.found.keys()).cloned());
@@ -122,7 +122,8 @@ impl Assembly {
         };
         let world = Arc::new(world);
         shared.in_force.send_modify(|now| {
-            *now = Arc::new(InForce { world, trust: now.trust.clone(), revision: written.revision });
+            let (trust, standing) = (now.trust.clone(), standing.clone());
+            *now = Arc::new(InForce { world, trust, revision: written.revision, standing });
         });
         shared.encoded.prune();
     }
@@ -141,7 +142,11 @@ pub(crate) fn seen(shared: &Shared, written: &Written, mesh: &Mesh, name: &Servi
     let registrations = &shared.registrations;
     let service = mesh.services.get(name);
     let instances = service.map(|service| service.instances.as_slice()).unwrap_or_default();
-    let source = if written.applied.contains(name.as_str()) { Source::Api } else { Source::File };
+    let source = match written.mesh.services.contains_key(name) {
+        _ if written.applied.contains(name.as_str()) => Source::Api,
+        true => Source::File,
+        false => Source::Kubernetes,
+    };
     let in_writing = instances.iter().map(|instance| {
         let identity = instance.sidecar.as_ref().map(|sidecar| &sidecar.identity);
         let said = identity.and_then(|identity| registrations.reported(name, &instance.id, identity));

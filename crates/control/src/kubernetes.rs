@@ -1,25 +1,30 @@
 //! The cluster that this control plane runs in, where it was told to look there.
 //!
-//! It decides how what was found meets what was written: a file's word, or an object's, counts about a service, and what it does
-//! not say is as found. It deliberately neither watches nor translates (`fusewire-kubernetes` does), and without
+//! It decides when what is found there is put together with what was written ([`merge`]), and what the replica that leads writes
+//! there ([`Kubernetes::run`]). It deliberately neither watches nor translates (`fusewire-kubernetes` does), and without
 //! `--kubernetes` there is none of it.
 //!
 //! Invariant: what was found is in force only together with what was written, never instead of it.
+
+mod circuits;
+mod enforcement;
+mod merge;
+mod statuses;
 
 use crate::ControlError;
 use crate::assembly::Marks;
 use crate::shared::{Shared, lock};
 use crate::view::{Said, Source};
+pub(crate) use enforcement::here as enforcement;
 use fusewire_kubernetes::{
-    Account, Age, Cluster, ClusterError, Discovery, Leader, LeaderTiming, Setting, TokenError, publish_bundle,
+    Account, Age, Change, Cluster, ClusterError, Discovery, Leader, LeaderTiming, Setting, TokenError, publish_bundle,
     review_token,
 };
 use fusewire_model::health::Health;
 use fusewire_model::resource::Resource;
-use fusewire_model::service::{Protocol, Service};
 use fusewire_model::world::Mesh;
 use fusewire_model::{ServiceName, TrustDomain};
-use std::collections::BTreeMap;
+pub(crate) use merge::Standing;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,7 +69,7 @@ pub(crate) struct Kubernetes {
     /// Begun with [`Kubernetes::first`], and then never begun anew: what it knows of its watches is of these watches.
     discovering: Mutex<Option<AbortOnDrop>>,
     leader: Leader,
-    merged: Mutex<Option<Merged>>,
+    merged: Mutex<Option<merge::Merged>>,
 }
 
 /// Ends with its owner.
@@ -77,14 +82,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// What was written and found together, and what it was made of.
-#[derive(Debug)]
-struct Merged {
-    written: Arc<Mesh>,
-    found: Arc<BTreeMap<ServiceName, Service>>,
-    mesh: Arc<Mesh>,
-}
-
 impl Kubernetes {
     pub(crate) async fn open(
         settings: &KubernetesSettings,
@@ -94,7 +91,10 @@ impl Kubernetes {
     ) -> Result<Self, ControlError> {
         let cluster = settings.cluster().await?;
         let setting = Setting { trust_domain: domain.clone(), cluster_domain: settings.cluster_domain.clone() };
-        let discovery = Discovery::new(cluster.clone(), setting, move |services| marks.mark(services));
+        let discovery = Discovery::new(cluster.clone(), setting, move |change| match change {
+            Change::Services(services) => marks.mark(services),
+            Change::Declarations => marks.mark_all(),
+        });
         let leader = Leader::new(&cluster, LEASE, replica, LeaderTiming::default());
         let discovery = Arc::new(discovery);
         Ok(Self { cluster, discovery, discovering: Mutex::default(), leader, merged: Mutex::default() })
@@ -112,19 +112,13 @@ impl Kubernetes {
         })
     }
 
-    /// What is in force of both: the same allocation as before where neither changed.
-    pub(crate) fn merge(&self, written: &Arc<Mesh>) -> Arc<Mesh> {
-        let found = self.discovery.services();
+    /// What is in force of what was written and found: the same allocations as before where nothing changed.
+    pub(crate) fn merge(&self, written: &Arc<Mesh>) -> (Arc<Mesh>, Arc<Standing>) {
         let mut merged = lock(&self.merged);
-        if let Some(before) = &*merged
-            && Arc::ptr_eq(&before.written, written)
-            && Arc::ptr_eq(&before.found, &found)
-        {
-            return before.mesh.clone();
-        }
-        let mesh = if found.is_empty() { written.clone() } else { Arc::new(both(written, &found)) };
-        *merged = Some(Merged { written: written.clone(), found, mesh: mesh.clone() });
-        mesh
+        let now = merge::Merged::of(&self.discovery, written, merged.take());
+        let both = (now.mesh.clone(), now.standing.clone());
+        *merged = Some(now);
+        both
     }
 
     /// The instances of a service that was found.
@@ -160,7 +154,24 @@ impl Kubernetes {
             self.leader.run(),
             publish_bundle(&self.cluster, self.leader.leading(), bundle, self.discovery.namespaces()),
             roots(shared, &told),
+            self.lead(shared),
         );
+    }
+
+    /// Tells what became of objects and circuits, while this replica leads; until dropped.
+    async fn lead(&self, shared: &Shared) {
+        let mut leading = self.leader.leading();
+        loop {
+            // an error would mean that the leader is gone, and this with it
+            if leading.wait_for(|leads| *leads).await.is_err() {
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                () = statuses::run(self, shared) => {}
+                () = circuits::run(self, shared) => {}
+                _ = leading.wait_for(|leads| !leads) => {}
+            }
+        }
     }
 
     /// Follows no longer.
@@ -190,61 +201,5 @@ async fn roots(shared: &Shared, told: &watch::Sender<Arc<str>>) {
         if trust.changed().await.is_err() {
             return;
         }
-    }
-}
-
-fn both(written: &Mesh, found: &BTreeMap<ServiceName, Service>) -> Mesh {
-    let mut mesh = written.clone();
-    for (name, found) in found {
-        match mesh.services.get_mut(name) {
-            None => drop(mesh.services.insert(name.clone(), found.clone())),
-            Some(written) => complete(written, found),
-        }
-    }
-    mesh
-}
-
-/// What was not written of a service is as found.
-fn complete(written: &mut Service, found: &Service) {
-    if written.protocol == Protocol::default() {
-        written.protocol = found.protocol;
-    }
-    if written.authorities.is_empty() {
-        written.authorities.clone_from(&found.authorities);
-    }
-    if written.addresses.is_empty() {
-        written.addresses.clone_from(&found.addresses);
-    }
-    if written.dns.is_none() && written.instances.is_empty() {
-        written.dns.clone_from(&found.dns);
-    }
-    written.plain = found.plain;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use fusewire_model::SpiffeId;
-    use fusewire_model::policy::{Plain, PlainDefaults};
-    use fusewire_model::yaml::{self, Source};
-
-    #[test]
-    fn what_is_written_of_a_service_counts_and_the_rest_is_as_found() {
-        let source = Source { name: "mesh.yaml".into(), text: "services: {web.shop: {protocol: http2}, own: }".into() };
-        let written = yaml::parse(&[source]).unwrap().mesh;
-        let name = ServiceName::parse("web.shop").unwrap();
-        let identity = SpiffeId::parse("spiffe://fusewire.local/ns/shop/svc/web").unwrap();
-        let mut found = Service::new(name.clone(), identity);
-        found.protocol = Protocol::Opaque;
-        found.addresses = vec!["10.96.0.1:80".parse().unwrap()];
-        found.plain = PlainDefaults { callers: Plain::Deny, instances: Plain::Allow };
-        let mesh = both(&written, &BTreeMap::from([(name.clone(), found.clone())]));
-        let merged = &mesh.services[&name];
-        assert_eq!(
-            (merged.protocol, &merged.addresses, merged.plain),
-            (Protocol::Http2, &found.addresses, found.plain)
-        );
-        assert_eq!(merged.identity.path(), "web.shop");
-        assert_eq!(mesh.services.len(), 2);
     }
 }

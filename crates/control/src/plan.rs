@@ -113,6 +113,16 @@ impl Plan {
         self.unanswered.remove(subscription);
     }
 
+    /// Those of `counted` that the sidecar should hold; for a port that it lets callers in by, [`Kind::Inbound`] with the service.
+    pub(crate) fn concerns(&self, counted: &BTreeSet<Key>) -> BTreeSet<Key> {
+        let ports = self.target.values().filter_map(|whole| match &whole.resource {
+            Resource::Inbound(inbound) => Some(inbound.ports.iter().map(|port| port.service.to_string())),
+            _ => None,
+        });
+        let ports = ports.flatten().map(|name| Key { kind: Kind::Inbound, name });
+        self.target.keys().cloned().chain(ports).filter(|key| counted.contains(key)).collect()
+    }
+
     pub(crate) fn subscriptions(&self) -> usize {
         self.wanted.len()
     }

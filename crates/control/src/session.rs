@@ -133,6 +133,8 @@ struct Session {
     place: Place,
     /// What the plan is about; `None`: not about all subscriptions, or about nothing yet.
     aimed: Option<Arc<InForce>>,
+    /// What the sidecar should hold may be other than it was at the last message.
+    stirred: bool,
     acks: Acks,
 }
 
@@ -183,8 +185,13 @@ impl Session {
         let node = Node { workload, instance };
         let kinds = hello.kinds.iter().filter_map(|kind| kind_from_wire(*kind)).collect();
         let place = Place::take(&shared.sidecars, &node, shown(&hello.version), peer);
-        let mut session =
-            Self { plan: Plan::new(node, kinds, shared.encoded.clone()), place, aimed: None, acks: Acks::default() };
+        let mut session = Self {
+            plan: Plan::new(node, kinds, shared.encoded.clone()),
+            place,
+            aimed: None,
+            stirred: true,
+            acks: Acks::default(),
+        };
         for held in hello.held {
             if let Some(key) = key(held.kind, held.name) {
                 session.plan.hold(key, held.hash);
@@ -207,13 +214,19 @@ impl Session {
         if !self.is_about(now) {
             self.plan.aim(now);
             self.aimed = Some(now.clone());
+            self.stirred = true;
         }
         let message = self.plan.next();
         if let Some(v1::ConfigResponse { message: Some(v1::config_response::Message::Synced(_)) }) = &message {
             self.acks.synced(self.plan.sent_trust());
         }
         let plan = &self.plan;
+        let (runs, stirred) = (self.runs(), std::mem::take(&mut self.stirred));
         self.place.sidecar.update(|state| {
+            if stirred {
+                (state.aimed, state.concerns) = (now.standing.number, plan.concerns(&now.standing.counted));
+            }
+            state.runs = runs.unwrap_or(state.runs);
             if let Some(version) = plan.synced() {
                 state.sent_version = Some(version.to_owned());
             }
@@ -221,6 +234,12 @@ impl Session {
             state.nacks.retain(|key, _| plan.is_refused(key));
         });
         message
+    }
+
+    /// The newest change of what the cluster declares, once everything is said and acknowledged.
+    fn runs(&self) -> Option<u64> {
+        let aimed = self.aimed.as_ref().filter(|_| self.plan.is_idle() && self.acks.acked == self.acks.synced);
+        aimed.map(|aimed| aimed.standing.number)
     }
 
     fn is_about(&self, now: &Arc<InForce>) -> bool {
@@ -244,9 +263,11 @@ impl Session {
             }
             Some(Message::Ack(ack)) => {
                 let trust = self.acks.acked().map(str::to_owned);
+                let runs = self.runs();
                 self.place.sidecar.update(|state| {
                     state.acked_version = Some(shown(&ack.version));
                     state.acked_trust = trust.or(state.acked_trust.take());
+                    state.runs = runs.unwrap_or(state.runs);
                 });
             }
             Some(Message::Nack(nack)) => self.nack(nack),
@@ -265,6 +286,7 @@ impl Session {
             )));
         }
         self.plan.subscribe(subscription.clone());
+        self.stirred = true;
         Ok(subscription)
     }
 

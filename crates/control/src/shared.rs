@@ -8,7 +8,7 @@ use crate::configuration::{Judged, Written};
 use crate::dns::Answers;
 use crate::encoded::Encoded;
 use crate::feed::Feeds;
-use crate::kubernetes::Kubernetes;
+use crate::kubernetes::{Kubernetes, Standing};
 use crate::objects::ObjectStore;
 use crate::rate::Rate;
 use crate::registry::Registrations;
@@ -66,6 +66,8 @@ pub(crate) struct InForce {
     pub(crate) trust: Resource,
     /// Of the objects applied by API that the world holds.
     pub(crate) revision: u64,
+    /// What the world holds of the objects in the cluster.
+    pub(crate) standing: Arc<Standing>,
 }
 
 /// The files as they were last judged.
@@ -92,7 +94,8 @@ impl Shared {
         let domain = written.mesh.trust_domain.clone();
         let world = World::empty(domain.clone()).after(written.mesh.clone(), &BTreeMap::new());
         let trust_now = trust.now().resource.clone();
-        let in_force = InForce { world: Arc::new(world), trust: trust_now, revision: written.revision };
+        let in_force =
+            InForce { world: Arc::new(world), trust: trust_now, revision: written.revision, standing: Arc::default() };
         let objects = ObjectStore::new(store.clone(), domain);
         let Judged { files, faults, .. } = judged;
         let home = replicas.name().to_owned();
@@ -141,9 +144,10 @@ impl Shared {
         self.marks.mark_all();
     }
 
-    /// What was written together with what was found of services in the cluster.
-    pub(crate) fn mesh_with(&self, written: &Written) -> Arc<Mesh> {
-        self.kubernetes.as_ref().map_or_else(|| written.mesh.clone(), |kubernetes| kubernetes.merge(&written.mesh))
+    /// What was written together with what was found in the cluster, and what is declared there.
+    pub(crate) fn mesh_with(&self, written: &Written) -> (Arc<Mesh>, Arc<Standing>) {
+        let alone = || (written.mesh.clone(), Arc::default());
+        self.kubernetes.as_ref().map_or_else(alone, |kubernetes| kubernetes.merge(&written.mesh))
     }
 
     pub(crate) fn written_now(&self) -> Arc<Written> {

@@ -12,7 +12,7 @@ use fusewire_api::v1;
 use fusewire_model::node::Node;
 use fusewire_model::resource::Key;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +46,12 @@ pub(crate) struct State {
     /// Hash of the Trust resource that was in force there when it last acknowledged anything.
     pub(crate) acked_trust: Option<String>,
     pub(crate) subscriptions: usize,
+    /// The change of what the cluster declares ([`crate::kubernetes::Standing`]) that it was last compared with, and the last
+    /// one that it is known to run.
+    pub(crate) aimed: u64,
+    pub(crate) runs: u64,
+    /// By which objects of the cluster it is concerned.
+    pub(crate) concerns: BTreeSet<Key>,
     /// What it refused and still would be sent.
     pub(crate) nacks: BTreeMap<Key, v1::Nack>,
 }

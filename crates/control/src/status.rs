@@ -108,7 +108,7 @@ fn sources(shared: &Shared) -> Vec<v1::SourceStatus> {
 pub(crate) fn endpoints(shared: &Shared, asked: &v1::EndpointsRequest) -> Result<v1::EndpointsResponse, Status> {
     let name = ServiceName::parse(&asked.service).map_err(|e| Status::invalid_argument(e.to_string()))?;
     let written = shared.written_now();
-    let mesh = shared.mesh_with(&written);
+    let (mesh, _) = shared.mesh_with(&written);
     let seen = assembly::seen(shared, &written, &mesh, &name);
     let defined = mesh.services.contains_key(&name);
     if !defined && seen.is_empty() {

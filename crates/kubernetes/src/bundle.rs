@@ -49,7 +49,7 @@ async fn lead(
     mut namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
 ) {
     let present = Present::default();
-    let (stirred, health) = (Notify::new(), Health::new());
+    let (stirred, health) = (Notify::new(), Health::new("ConfigMaps"));
     let all = Api::<ConfigMap>::all(cluster.client.clone());
     let chosen = Chosen { labels: None, fields: Some(format!("metadata.name={BUNDLE}")) };
     let reduce = |map: ConfigMap| {

@@ -29,9 +29,9 @@ mod translate;
 use crate::yaml;
 
 pub use object::{Meta, Object, ObjectId};
-pub use status::{Condition, Sidecars, Truth, conditions, status};
+pub use status::{CONDITIONS, Condition, Sidecars, Truth, conditions, status};
 pub use target::{TargetKind, TargetRef};
-pub use translate::{Id, KnownService, Objects, Output, Port, RouteId, RouteTarget, Said, Verdict, translate};
+pub use translate::{INVALID, Objects, Output, RouteTarget, Said, Verdict, translate};
 
 /// Of every kind of ours.
 pub const GROUP: &str = "fusewire.io";

@@ -1,6 +1,6 @@
 //! Services and instances as the cluster has them now.
 //!
-//! It decides what has to be watched (Services, EndpointSlices, Namespaces, and the pods that have a sidecar) and when what was
+//! It decides what has to be watched for them (Services, EndpointSlices, Namespaces, and the pods that have a sidecar) and when what was
 //! read is to be believed: not before all four were listed, and not while the pods are not followed, since who does not know
 //! of a pod's sidecar would speak to it in clear. For the same reason a pod that is in a slice and not among those with a
 //! sidecar is asked for, once, before anybody is told of it. It deliberately keeps facts and not what becomes of them: instances are
@@ -9,9 +9,11 @@
 //! Invariants: a failure takes nothing out of force; nobody is called in clear because one watch was behind another.
 
 use crate::cluster::{Call, Cluster, ClusterError, call};
-use crate::facts::{INJECTED, Id, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts};
+use crate::declarations::Declarations;
+use crate::facts::{INJECTED, Id, NamespaceFacts, PodFacts, ServiceFacts, ServicePort, SliceFacts};
 use crate::follow::{Chosen, Health, follow};
 use crate::index::{Facts, Other};
+use crate::known::{KnownService, Port, ServiceId};
 use crate::translate::{Endpoint, Found, Setting, translated};
 use fusewire_model::ServiceName;
 use fusewire_model::service::Service;
@@ -35,8 +37,16 @@ const ASKED: usize = 8;
 /// After one that could not be told.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Told of the services with other instances, and whether services themselves changed.
-type Tell = Box<dyn Fn(BTreeSet<ServiceName>) + Send + Sync>;
+type Tell = Box<dyn Fn(Change) + Send + Sync>;
+
+/// What is another than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Instances of these services, or these services themselves.
+    Services(BTreeSet<ServiceName>),
+    /// An object of our kinds, or a route.
+    Declarations,
+}
 
 /// How old what is served may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +59,7 @@ pub struct Age {
 pub struct Discovery {
     cluster: Cluster,
     setting: Setting,
+    declarations: Declarations,
     facts: Mutex<Facts>,
     /// Something in `facts` is to be looked at again.
     stirred: Notify,
@@ -72,13 +83,10 @@ const NAMESPACES: usize = 3;
 const KINDS: [&str; 4] = ["Services", "EndpointSlices", "Pods", "Namespaces"];
 
 impl Discovery {
-    /// `tell`: told of each service whose instances or settings changed.
-    pub fn new(
-        cluster: Cluster,
-        setting: Setting,
-        tell: impl Fn(BTreeSet<ServiceName>) + Send + Sync + 'static,
-    ) -> Self {
+    /// `tell`: told of each change.
+    pub fn new(cluster: Cluster, setting: Setting, tell: impl Fn(Change) + Send + Sync + 'static) -> Self {
         Self {
+            declarations: Declarations::new(cluster.clone()),
             cluster,
             setting,
             facts: Mutex::default(),
@@ -88,7 +96,7 @@ impl Discovery {
             services: Mutex::default(),
             namespaces: watch::Sender::default(),
             settled: watch::Sender::new(false),
-            watches: std::array::from_fn(|_| Health::new()),
+            watches: KINDS.map(Health::new),
             pulse: Mutex::new((Instant::now(), None)),
         }
     }
@@ -104,6 +112,7 @@ impl Discovery {
             follow(&namespaces, &all, &self.watches[NAMESPACES], NamespaceFacts::of, |t| self.stir(|f| f.namespace(t))),
             follow(&services, &all, &self.watches[SERVICES], ServiceFacts::of, |told| self.stir(|f| f.service(told))),
             follow(&slices, &all, &self.watches[SLICES], SliceFacts::of, |told| self.stir(|f| f.waiting.push(told))),
+            self.declarations.run(|| (self.tell)(Change::Declarations)),
             self.beat(),
             self.ask(&pods),
             async {
@@ -121,6 +130,46 @@ impl Discovery {
     pub async fn settled(&self) {
         // it does not end before this does
         let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+        self.declarations.settled().await;
+    }
+
+    pub fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    /// Objects of our kinds and routes.
+    pub fn declarations(&self) -> &Declarations {
+        &self.declarations
+    }
+
+    /// Counts the times that a Service was another, instances aside.
+    pub fn services_version(&self) -> u64 {
+        lock(&self.facts).services_version
+    }
+
+    /// Every Service that there is, for what refers to it; with instances only those in `with_instances`.
+    pub fn known(&self, with_instances: &BTreeSet<ServiceId>) -> BTreeMap<ServiceId, KnownService> {
+        let facts = lock(&self.facts);
+        let one = |(id, service): (&Id, &ServiceFacts)| {
+            let of: ServiceId = (id.namespace.to_string(), id.name.to_string());
+            let port = |port: &ServicePort| Port { name: port.name.to_string(), number: port.port };
+            let instances = if with_instances.contains(&of) { facts.pods_of(id) } else { BTreeMap::new() };
+            (of, KnownService { ports: service.ports.iter().map(port).collect(), instances })
+        };
+        facts.services.iter().map(one).collect()
+    }
+
+    /// The Service that a service of the mesh is a port of.
+    pub fn service_of(&self, name: &ServiceName) -> Option<ServiceId> {
+        let facts = lock(&self.facts);
+        facts.owner.get(name).map(|id| (id.namespace.to_string(), id.name.to_string()))
+    }
+
+    /// The name of the pod that an instance of a service is; itself where it is none.
+    pub fn pod_of(&self, service: &ServiceId, instance: &str) -> String {
+        let facts = lock(&self.facts);
+        let pods = facts.pods_of(&Id::new(&service.0, &service.1));
+        pods.into_iter().find(|(_, id)| id == instance).map_or_else(|| instance.to_owned(), |(name, _)| name)
     }
 
     /// The services that were found, without their instances: the same allocation as before where nothing changed.
@@ -143,10 +192,9 @@ impl Discovery {
 
     /// Of the oldest of what is served.
     pub fn age(&self) -> Age {
-        let failing = self.watches.iter().zip(KINDS);
-        let failing = failing.filter_map(|(health, kind)| health.failing().map(|(since, why)| (since, kind, why)));
-        if let Some((since, kind, why)) = failing.min_by_key(|(since, ..)| *since) {
-            return Age { age: since.elapsed(), failing: Some(format!("{kind}: {why}")) };
+        let failing = self.watches.iter().filter_map(Health::failing).chain(self.declarations.failing());
+        if let Some((since, why)) = failing.min_by_key(|(since, _)| *since) {
+            return Age { age: since.elapsed(), failing: Some(why) };
         }
         let (heard, failing) = lock(&self.pulse).clone();
         Age { age: heard.elapsed(), failing }
@@ -173,6 +221,7 @@ impl Discovery {
                     pulse.0 = Instant::now();
                     if was_away {
                         self.watches.iter().for_each(Health::renew);
+                        self.declarations.renew();
                     }
                 }
                 Err(error) => pulse.1 = Some(error.to_string()),
@@ -279,7 +328,7 @@ impl Discovery {
             differs
         });
         if !changed.is_empty() {
-            (self.tell)(changed);
+            (self.tell)(Change::Services(changed));
         }
         self.settled.send_if_modified(|settled| is_whole && !std::mem::replace(settled, true));
         true

@@ -82,7 +82,7 @@ impl Document {
 
     /// Told of every write, in order, or of the last; `None`: there is none. Until dropped.
     pub async fn follow(&self, mut told: impl FnMut(Option<(Version, Vec<u8>)>)) {
-        let health = Health::new();
+        let health = Health::new("Secrets");
         let chosen = Chosen { labels: None, fields: Some(format!("metadata.name={}", self.name)) };
         let reduce = |secret: Secret| {
             let id = Id::new("", secret.metadata.name.as_deref()?);

@@ -33,6 +33,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_millis(150);
 /// A watch that held for so long was a good one.
 const GOOD: Duration = Duration::from_secs(1);
+/// Between two looks for a kind that is not installed.
+const ABSENT: Duration = Duration::from_secs(5);
+/// A kind of which there were objects is gone once that was said for so long.
+const GONE: Duration = Duration::from_secs(10);
 
 /// What is told.
 pub(crate) enum Told<T> {
@@ -45,6 +49,9 @@ pub(crate) enum Told<T> {
 /// How a kind is being followed.
 #[derive(Debug)]
 pub(crate) struct Health {
+    kind: &'static str,
+    /// It may not be installed, and then there is none of it.
+    is_optional: bool,
     state: Mutex<State>,
     /// Told to make its watches anew: what they stand on may be dead.
     renew: watch::Sender<u64>,
@@ -58,12 +65,25 @@ struct State {
     caught_up: bool,
     /// Since when, and why not.
     failing: Option<(Instant, String)>,
+    /// Since when it is said that there is no such kind.
+    absent: Option<Instant>,
 }
 
 impl Health {
-    pub(crate) fn new() -> Self {
+    /// Of a kind that every API server has.
+    pub(crate) fn new(kind: &'static str) -> Self {
+        Self::of(kind, false)
+    }
+
+    /// Of one that may not be installed.
+    pub(crate) fn optional(kind: &'static str) -> Self {
+        Self::of(kind, true)
+    }
+
+    fn of(kind: &'static str, is_optional: bool) -> Self {
         let failing = Some((Instant::now(), "not asked yet".to_owned()));
-        Self { state: Mutex::new(State { listed: false, caught_up: false, failing }), renew: watch::Sender::new(0) }
+        let state = State { listed: false, caught_up: false, failing, absent: None };
+        Self { kind, is_optional, state: Mutex::new(state), renew: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -81,7 +101,7 @@ impl Health {
 
     /// Since when it is failing, and why.
     pub(crate) fn failing(&self) -> Option<(Instant, String)> {
-        self.lock().failing.clone()
+        self.lock().failing.as_ref().map(|(since, why)| (*since, format!("{}: {why}", self.kind)))
     }
 
     /// The API server answers again, and watches from before may never.
@@ -89,7 +109,8 @@ impl Health {
         self.renew.send_modify(|n| *n += 1);
     }
 
-    fn failed(&self, kind: &str, why: String) {
+    fn failed(&self, why: String) {
+        let kind = self.kind;
         let mut state = self.lock();
         match &mut state.failing {
             Some((_, before)) => *before = why,
@@ -105,15 +126,27 @@ impl Health {
         self.lock().caught_up = false;
     }
 
-    fn well(&self, kind: &str) {
+    fn well(&self) {
         let failed = {
             let mut state = self.lock();
-            state.caught_up = true;
+            (state.caught_up, state.absent) = (true, None);
             state.failing.take()
         };
         if let Some((since, _)) = failed {
-            tracing::debug!(kind, after = ?since.elapsed(), "watching in Kubernetes");
+            tracing::debug!(kind = self.kind, after = ?since.elapsed(), "watching in Kubernetes");
         }
+    }
+
+    /// The API server says that there is no such kind. Whether that is to be believed: of a kind that was there only once it was
+    /// said for [`GONE`], since a server that only just begins may not know it yet.
+    fn is_absent(&self) -> bool {
+        let mut state = self.lock();
+        let since = *state.absent.get_or_insert_with(Instant::now);
+        let believed = self.is_optional && (!state.listed || state.failing.is_none() || since.elapsed() >= GONE);
+        if believed {
+            (state.caught_up, state.failing) = (true, None);
+        }
+        believed
     }
 }
 
@@ -130,6 +163,14 @@ enum Ended {
     /// Everything must be listed again.
     Expired,
     Failed(String),
+    /// There is no such kind, and so no object of it.
+    Absent,
+}
+
+/// Why a list was not to be had.
+enum Unlisted {
+    NoSuchKind(String),
+    Failed(String),
 }
 
 /// Until dropped. `reduce` gives `None` for what is not to be known.
@@ -140,36 +181,49 @@ pub(crate) async fn follow<K, T>(
     reduce: impl Fn(K) -> Option<(Id, T)>,
     mut tell: impl FnMut(Told<T>),
 ) where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    K: Resource + Clone + DeserializeOwned + Debug,
 {
-    let kind = K::kind(&()).into_owned();
     let mut from: Option<String> = None;
     let mut pause = FIRST_PAUSE;
     loop {
         let began = Instant::now();
+        let mut listed = |all| {
+            health.lock().listed = true;
+            tell(Told::All(all));
+        };
         let version = match from.take() {
             Some(version) => Ok(version),
-            None => list(api, chosen, &reduce).await.map(|(version, all)| {
-                tell(Told::All(all));
-                health.lock().listed = true;
-                version
-            }),
+            None => match list(api, chosen, &reduce).await {
+                Ok((version, all)) => {
+                    listed(all);
+                    Ok(version)
+                }
+                Err(Unlisted::NoSuchKind(_)) if health.is_absent() => {
+                    listed(Vec::new());
+                    Err(Ended::Absent)
+                }
+                Err(Unlisted::NoSuchKind(why) | Unlisted::Failed(why)) => Err(Ended::Failed(why)),
+            },
         };
         let ended = match version {
             Ok(mut version) => {
-                let ended = stream(api, chosen, (health, &kind), &mut version, &reduce, &mut tell).await;
+                let ended = stream(api, chosen, health, &mut version, &reduce, &mut tell).await;
                 health.behind();
                 if !matches!(ended, Ended::Expired) {
                     from = Some(version);
                 }
                 ended
             }
-            Err(why) => Ended::Failed(why),
+            Err(ended) => ended,
         };
         match ended {
             Ended::Over => {}
-            Ended::Expired => health.failed(&kind, "what happened meanwhile is no longer known there".into()),
-            Ended::Failed(why) => health.failed(&kind, why),
+            Ended::Expired => health.failed("what happened meanwhile is no longer known there".into()),
+            Ended::Failed(why) => health.failed(why),
+            Ended::Absent => {
+                tokio::time::sleep(jittered(ABSENT)).await;
+                continue;
+            }
         }
         if began.elapsed() >= GOOD {
             pause = FIRST_PAUSE;
@@ -183,7 +237,7 @@ async fn list<K, T>(
     api: &Api<K>,
     chosen: &Chosen,
     reduce: &impl Fn(K) -> Option<(Id, T)>,
-) -> Result<(String, Vec<(Id, T)>), String>
+) -> Result<(String, Vec<(Id, T)>), Unlisted>
 where
     K: Clone + DeserializeOwned + Debug,
 {
@@ -191,8 +245,11 @@ where
     let mut params = ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() }.limit(PAGE);
     let mut all = Vec::new();
     loop {
-        let page = timeout(CALL * 2, api.list(&params)).await.map_err(|_| "no answer to a list".to_owned())?;
-        let page = page.map_err(|error| said(&error))?;
+        let page = timeout(CALL * 2, api.list(&params)).await;
+        let page = page.map_err(|_| Unlisted::Failed("no answer to a list".into()))?.map_err(|error| match &error {
+            kube::Error::Api(status) if status.code == 404 => Unlisted::NoSuchKind(said(&error)),
+            error => Unlisted::Failed(said(error)),
+        })?;
         all.extend(page.items.into_iter().filter_map(reduce));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
@@ -205,13 +262,13 @@ where
 async fn stream<K, T>(
     api: &Api<K>,
     chosen: &Chosen,
-    (health, kind): (&Health, &str),
+    health: &Health,
     version: &mut String,
     reduce: &impl Fn(K) -> Option<(Id, T)>,
     tell: &mut impl FnMut(Told<T>),
 ) -> Ended
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    K: Resource + Clone + DeserializeOwned + Debug,
 {
     let mut renew = health.renew.subscribe();
     let params = WatchParams {
@@ -238,7 +295,7 @@ where
             // what waits is taken in first
             event = tokio::time::timeout_at(until, events.next()) => event,
             () = &mut caught_up, if !is_caught_up => {
-                health.well(kind);
+                health.well();
                 is_caught_up = true;
                 continue;
             }
@@ -314,7 +371,7 @@ mod tests {
         let server = KubeApi::start();
         let cluster = crate::Cluster::by(&server.kubeconfig(), Some("fusewire")).await.unwrap();
         let api = Api::<ConfigMap>::all(cluster.client.clone());
-        let health = Arc::new(Health::new());
+        let health = Arc::new(Health::new("ConfigMaps"));
         let following = health.clone();
         let reduce = |map: ConfigMap| Some((id(&map), ()));
         tokio::spawn(async move { follow(&api, &Chosen::default(), &following, reduce, |_| {}).await });

@@ -10,8 +10,8 @@
 //!   GRPCRoute has the port, HTTPRoutes there are in conflict, and not used (GEP-1426);
 //! - a backend is the service `NAME.NAMESPACE` (the Service's first TCP port) or `NAME.NAMESPACE.PORT` (any other). One that is
 //!   not there or may not be used is answered with 500 for its share;
-//! - timeouts and retries are a policy of their own, a copy of the first backend's service's with these on top. What that
-//!   policy counts by name, such as a rate, is then counted for the rule alone;
+//! - timeouts and retries are a policy of their own, a copy of the one that targets the rule, else of the first backend's
+//!   service's, with these on top. What that policy counts by name, such as a rate, is then counted for the rule alone;
 //! - hostnames of the route are not looked at (GEP-1426: they mean nothing for Services).
 //!
 //! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters `CORS`
@@ -33,34 +33,27 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use crate::known::{KnownService, RouteId, RouteKind, ServiceId};
 use fusewire_model::policy::Policy;
 use fusewire_model::route::{Authority, Route, Rule};
 use fusewire_model::{PolicyName, ServiceName};
 pub use object::{GrpcRoute, HttpRoute, Metadata, ParentRef, ReferenceGrant};
+pub use policy::policy_prefix;
 use rank::Rank;
-pub use status::{Condition, ParentStatus, RouteKind, RouteStatus};
+pub use status::{Condition, ParentStatus, RouteStatus};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Of a Service: namespace and name.
-pub type Id = (String, String);
-
-/// A TCP port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    /// Empty where it has none.
-    pub name: String,
-    pub port: u16,
-}
 
 /// What is in the cluster.
 pub struct Input<'a> {
     pub http: &'a [HttpRoute],
     pub grpc: &'a [GrpcRoute],
     pub grants: &'a [ReferenceGrant],
-    /// Each Service that exists, with its TCP ports in the order in which it lists them.
-    pub services: &'a BTreeMap<Id, Vec<ServicePort>>,
+    /// Each Service that exists.
+    pub services: &'a BTreeMap<ServiceId, KnownService>,
     /// The policy in force for a service of the mesh.
     pub policy: &'a dyn Fn(&ServiceName) -> Policy,
+    /// The policy that targets a rule of a route, by the rule's name, or its route.
+    pub rule_policy: &'a dyn Fn(&RouteId, Option<&str>) -> Option<Policy>,
     /// Such as `cluster.local`.
     pub cluster_domain: &'a str,
 }
@@ -70,7 +63,7 @@ pub struct Input<'a> {
 pub struct Output {
     /// One for each port of a Service that has routes, in the order of their authorities.
     pub routes: Vec<Route>,
-    /// Those that the routes name, in the order of their names.
+    /// Copies that the rules name, in the order of their names.
     pub policies: Vec<Policy>,
     /// Of each route object that has a Service for a parent, HTTPRoutes first, in their order.
     pub statuses: Vec<RouteStatus>,
@@ -109,7 +102,7 @@ impl Told {
 }
 
 /// A port of a Service, and the objects that have it: indices, each once.
-type Attached = BTreeMap<(Id, u16), BTreeSet<usize>>;
+type Attached = BTreeMap<(ServiceId, u16), BTreeSet<usize>>;
 
 /// What the objects mean together, and what is to be said of each.
 pub fn translate(input: &Input<'_>) -> Output {
@@ -139,7 +132,12 @@ pub fn translate(input: &Input<'_>) -> Output {
 }
 
 /// All rules for one port, the most specific first.
-fn merged(input: &Input<'_>, at: &(Id, u16), objects: &BTreeSet<usize>, all: &[Translated<'_>]) -> Option<Route> {
+fn merged(
+    input: &Input<'_>,
+    at: &(ServiceId, u16),
+    objects: &BTreeSet<usize>,
+    all: &[Translated<'_>],
+) -> Option<Route> {
     let ((namespace, name), port) = at;
     let authority = Authority::parse(&format!("{name}.{namespace}.svc.{}:{port}", input.cluster_domain))?;
     let mut rules: Vec<&(Rank, Rule)> = objects.iter().flat_map(|index| &all[*index].rules).collect();

@@ -13,6 +13,8 @@ use std::ops::Bound;
 #[derive(Default)]
 pub(crate) struct Facts {
     pub(crate) services: BTreeMap<Id, ServiceFacts>,
+    /// Counts the times that one of them was another.
+    pub(crate) services_version: u64,
     /// By namespace, Service and name of the slice.
     pub(crate) slices: BTreeMap<(Id, Box<str>), SliceFacts>,
     /// What was told of slices, and is not to be believed before the pods are known.
@@ -120,7 +122,14 @@ impl Facts {
         slices.take_while(move |((of, _), _)| of == id).map(|(_, slice)| slice)
     }
 
+    /// The ids of a Service's instances by the names of their pods.
+    pub(crate) fn pods_of(&self, id: &Id) -> BTreeMap<String, String> {
+        let endpoints = self.slices_of(id).flat_map(|slice| &slice.endpoints);
+        endpoints.filter_map(|e| e.pod.as_ref()).map(|pod| (pod.name.to_string(), pod.uid.to_string())).collect()
+    }
+
     pub(crate) fn service(&mut self, told: Told<ServiceFacts>) {
+        self.services_version += 1;
         match told {
             Told::All(all) => {
                 let now: BTreeMap<Id, ServiceFacts> = all.into_iter().collect();

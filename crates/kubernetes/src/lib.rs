@@ -4,8 +4,9 @@
 //! ([`inject_manifests`]) alike; what `fusewire install` puts into a cluster ([`install`]); which pods should have a sidecar
 //! and have none ([`injector::uninjected`]); how Services, EndpointSlices and Pods become services and instances of the mesh
 //! ([`translate`], [`Discovery`]), what Gateway API's routes ([`gateway`]) and objects of our own kinds ([`crd`]) mean there; whom a
-//! service account's token proves ([`review_token`]); which replica writes where only one may ([`Leader`]); and how a Secret is
-//! changed by one of several at a time ([`Document`]). It deliberately serves nothing, and holds no Kubernetes object: each is
+//! service account's token proves ([`review_token`]); which replica writes where only one may ([`Leader`]), and how it tells what
+//! became of objects ([`write_statuses`]) and of circuits ([`Events`]); and how a Secret is changed by one of several at a time
+//! ([`Document`]). It deliberately serves nothing, and holds no Kubernetes object: each is
 //! reduced to the few fields that are used as it is read, so that memory follows what is used. What rights all this needs, and
 //! why, is in `deploy/kubernetes/base/rbac.yaml`.
 //!
@@ -14,8 +15,11 @@
 mod bundle;
 mod cluster;
 pub mod crd;
+mod declarations;
+mod declared;
 mod discovery;
 mod document;
+mod events;
 mod facts;
 mod follow;
 pub mod gateway;
@@ -23,27 +27,34 @@ mod index;
 pub mod inject;
 pub mod injector;
 pub mod install;
+mod known;
 mod leader;
 mod manifests;
 mod patch;
 mod presence;
 mod protocol;
 mod review;
+mod statuses;
 mod token;
 mod translate;
 pub mod yaml;
 
 pub use bundle::{BUNDLE, BUNDLE_KEY, publish_bundle};
 pub use cluster::{Cluster, ClusterError};
-pub use discovery::{Age, Discovery};
+pub use declarations::{Declarations, Snapshot};
+pub use declared::{Declared, Told, declared};
+pub use discovery::{Age, Change, Discovery};
 pub use document::{Document, Version};
+pub use events::{Events, OpenCircuit, Subject};
 pub use facts::{INJECTED, OPAQUE_PORTS, PLAIN};
 pub use inject::{Injected, Namespace, Settings, inject};
+pub use known::{KnownService, Port, RouteId, RouteKind, ServiceId};
 pub use kube::Client;
 pub use leader::{Leader, LeaderTiming};
 pub use manifests::{Injection, inject_manifests, uninject_manifests};
 pub use presence::{Beat, Presences};
 pub use review::{MAX_REVIEW, Review, ReviewError};
+pub use statuses::{CONTROLLER, write_statuses};
 pub use token::{AUDIENCE, Account, TokenError, review_token};
 pub use translate::{Endpoint, SIDECAR_PORT, Setting, Standing, Translated, translate};
 

@@ -40,6 +40,7 @@ struct Shared {
     tokens: Mutex<BTreeMap<String, Token>>,
     requests: Mutex<Vec<String>>,
     refused: Mutex<Vec<String>>,
+    hidden: Mutex<Vec<String>>,
 }
 
 /// Whom a token proves, and for whom.
@@ -62,6 +63,7 @@ impl KubeApi {
             tokens: Mutex::default(),
             requests: Mutex::default(),
             refused: Mutex::default(),
+            hidden: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -187,6 +189,11 @@ impl KubeApi {
     /// From now on requests that begin with one of `prefixes`, such as `GET /api/v1/pods`, are answered 403.
     pub fn refuse(&self, prefixes: &[&str]) {
         *lock(&self.shared.refused) = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+    }
+
+    /// From now on requests that begin with one of `prefixes` are answered 404, as those for a kind that is not installed.
+    pub fn hide(&self, prefixes: &[&str]) {
+        *lock(&self.shared.hidden) = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
     }
 
     /// `METHOD /path?query` of each request so far.

@@ -12,14 +12,14 @@ mod objects;
 use crate::listen::{Peer, Role};
 use crate::shared::Shared;
 use crate::trust::admin as trust;
-use crate::{replicas, status, traces};
+use crate::{kubernetes, replicas, status, traces};
 use fusewire_api::v1::admin_server::Admin;
 use fusewire_api::v1::{
     ApplyRequest, ApplyResponse, CreateTokenRequest, CreateTokenResponse, DeleteRequest, DenyRequest, DenyResponse,
-    EndpointsRequest, EndpointsResponse, GetRequest, GetResponse, GetTraceRequest, GetTraceResponse, HistoryRequest,
-    HistoryResponse, ListTokensRequest, ListTokensResponse, ListTracesRequest, ListTracesResponse, RevokeTokenRequest,
-    RevokeTokenResponse, RollbackRequest, RotateRequest, RotateResponse, ServiceMapRequest, ServiceMapResponse,
-    StatusRequest, StatusResponse, TrustRequest, TrustResponse,
+    EndpointsRequest, EndpointsResponse, EnforcementRequest, EnforcementResponse, GetRequest, GetResponse,
+    GetTraceRequest, GetTraceResponse, HistoryRequest, HistoryResponse, ListTokensRequest, ListTokensResponse,
+    ListTracesRequest, ListTracesResponse, RevokeTokenRequest, RevokeTokenResponse, RollbackRequest, RotateRequest,
+    RotateResponse, ServiceMapRequest, ServiceMapResponse, StatusRequest, StatusResponse, TrustRequest, TrustResponse,
 };
 use std::sync::Arc;
 use tonic::codegen::http;
@@ -123,6 +123,11 @@ impl Admin for AdminService {
     async fn endpoints(&self, request: Request<EndpointsRequest>) -> Result<Response<EndpointsResponse>, Status> {
         self.admit(request.extensions(), Role::Viewer)?;
         status::endpoints(&self.shared, request.get_ref()).map(Response::new)
+    }
+
+    async fn enforcement(&self, request: Request<EnforcementRequest>) -> Result<Response<EnforcementResponse>, Status> {
+        self.admit(request.extensions(), Role::Viewer)?;
+        Ok(Response::new(kubernetes::enforcement(&self.shared)))
     }
 
     async fn list_traces(&self, request: Request<ListTracesRequest>) -> Result<Response<ListTracesResponse>, Status> {

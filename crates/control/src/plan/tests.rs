@@ -137,7 +137,7 @@ proptest! {
         let trust = Resource::Trust(Trust { trust_domain: "m.x".into(), bundle: pem, signer: String::new(), denied: Vec::new() }.into());
         let mut plan = Plan::new(node.clone(), KINDS.into(), Arc::default());
         let (mut sidecar, mut wanted, mut lost) = (Sidecar::default(), BTreeSet::new(), BTreeSet::new());
-        let world = |services, route| InForce { world: world(services, route).into(), trust: trust.clone(), revision: 0 };
+        let world = |services, route| InForce { world: world(services, route).into(), trust: trust.clone(), revision: 0, standing: Arc::default() };
         let mut now = world([Some(3), None, None, None], 0);
         let mut stale = true;
         for step in steps.into_iter().chain([Step::Room(1000)]) {
@@ -237,8 +237,8 @@ fn one_change_among_ten_thousand_instances_costs_a_thousand_sidecars_one_small_m
     instances[5_000] = Arc::new(fusewire_model::service::Instance { down: true, ..(*instances[5_000]).clone() });
     let changed = fusewire_model::world::Found { offered: instances, hidden: Vec::new() };
     let second = first.with_found([(name.clone(), changed)]);
-    let now = InForce { world: first.into(), trust: trust.clone(), revision: 0 };
-    let then = InForce { world: second.into(), trust, revision: 0 };
+    let now = InForce { world: first.into(), trust: trust.clone(), revision: 0, standing: Arc::default() };
+    let then = InForce { world: second.into(), trust, revision: 0, standing: Arc::default() };
     let node = |n: usize| Node {
         workload: SpiffeId::parse("spiffe://m.x/w").expect("an id"),
         instance: Some(format!("w{n}")),

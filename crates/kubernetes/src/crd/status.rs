@@ -7,6 +7,9 @@ use super::translate::{Said, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// Those that are ours.
+pub const CONDITIONS: [&str; 4] = ["Accepted", "ResolvedRefs", "Enforced", "Conflicted"];
+
 /// As `metav1.Condition`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

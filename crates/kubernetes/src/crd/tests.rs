@@ -1,6 +1,7 @@
 //! Objects in, and what is in force and said of them.
 
 use super::*;
+use crate::known::{KnownService, Port, RouteId, RouteKind};
 use fusewire_model::ServiceName;
 use fusewire_model::TrustDomain;
 use fusewire_model::service::{Allow, Hold};
@@ -32,7 +33,7 @@ fn translated(objects: &[Object]) -> Output {
     let cart = KnownService { ports: vec![port("", 80)], instances: BTreeMap::new() };
     let id = |name: &str| ("shop".to_owned(), name.to_owned());
     let services = BTreeMap::from([(id("web"), web), (id("cart"), cart)]);
-    let route = RouteId { kind: TargetKind::HttpRoute, namespace: "shop".into(), name: "front".into() };
+    let route = RouteId { kind: RouteKind::Http, namespace: "shop".into(), name: "front".into() };
     let routes = BTreeMap::from([(route, vec!["api".to_owned()])]);
     translate(&Objects {
         objects,

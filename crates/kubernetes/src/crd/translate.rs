@@ -15,39 +15,12 @@ mod refs;
 use super::object::{Object, ObjectId};
 use super::target::{TargetKind, TargetRef};
 use super::{Kind, target};
+use crate::known::{KnownService, RouteId, ServiceId};
 use fusewire_model::policy::Policy;
 use fusewire_model::route::Route;
 use fusewire_model::service::{Allow, Override, Service};
 use fusewire_model::{PolicyName, ServiceName, TrustDomain};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Of a Service: namespace and name.
-pub type Id = (String, String);
-
-/// A TCP port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// Empty where it has none.
-    pub name: String,
-    pub number: u16,
-}
-
-/// A Service that exists.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KnownService {
-    /// In the order in which it lists them: the first is `NAME.NAMESPACE` in the mesh, any other `NAME.NAMESPACE.PORT`.
-    pub ports: Vec<Port>,
-    /// The instances' ids by the names of their pods.
-    pub instances: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RouteId {
-    /// [`TargetKind::HttpRoute`] or [`TargetKind::GrpcRoute`].
-    pub kind: TargetKind,
-    pub namespace: String,
-    pub name: String,
-}
 
 /// A route, or one rule of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,7 +33,7 @@ pub struct RouteTarget {
 pub struct Objects<'a> {
     /// Of every kind, in any order.
     pub objects: &'a [Object],
-    pub services: &'a BTreeMap<Id, KnownService>,
+    pub services: &'a BTreeMap<ServiceId, KnownService>,
     /// Each route that exists, with the names of its rules.
     pub routes: &'a BTreeMap<RouteId, Vec<String>>,
     pub trust_domain: &'a TrustDomain,
@@ -85,6 +58,9 @@ pub struct Output {
     /// Of every object.
     pub verdicts: BTreeMap<ObjectId, Verdict>,
 }
+
+/// The reason of what has a fault of its own.
+pub const INVALID: &str = "Invalid";
 
 /// One condition of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +96,8 @@ pub struct Verdict {
     pub services: BTreeSet<ServiceName>,
     /// The same for routes.
     pub routes: BTreeSet<RouteTarget>,
+    /// What a ResiliencePolicy is called in the mesh: one for each of its services, and one for its routes.
+    pub policies: BTreeSet<PolicyName>,
 }
 
 impl Verdict {
@@ -132,11 +110,12 @@ impl Verdict {
             targets,
             services: BTreeSet::new(),
             routes: BTreeSet::new(),
+            policies: BTreeSet::new(),
         }
     }
 
     fn invalid(targets: String, message: String) -> Self {
-        Self { accepted: Said::no("Invalid", message), ..Self::accepted(targets) }
+        Self { accepted: Said::no(INVALID, message), ..Self::accepted(targets) }
     }
 }
 
@@ -154,7 +133,7 @@ pub fn translate(input: &Objects<'_>) -> Output {
     let mut objects: Vec<&Object> = input.objects.iter().collect();
     objects.sort_by(|a, b| a.age().cmp(&b.age()));
     let of = |kind: Kind| objects.iter().copied().filter(move |object| object.meta.id.kind == kind);
-    let ports = input.services.iter().flat_map(|(id, known)| refs::names(id, known));
+    let ports = input.services.iter().flat_map(|(id, known)| known.names(id));
     let mut setting = Setting { input, externals: BTreeMap::new(), names: ports.collect() };
     let mut output = Output::default();
     let external: Vec<&Object> = of(Kind::ExternalService).collect();

@@ -2,7 +2,8 @@
 
 use super::object::{GrpcMatch, GrpcRoute, GrpcRule};
 use super::rank::{Rank, Specific};
-use super::{Input, RouteKind, Told, Translated, filter, matching};
+use super::{Input, Told, Translated, filter, matching};
+use crate::known::RouteKind;
 use fusewire_model::route::{Match, PathMatch, Rule};
 
 pub(super) fn translated<'a>(input: &Input<'_>, route: &'a GrpcRoute) -> Translated<'a> {
@@ -25,6 +26,7 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
     }
     let filters = filter::filters(input, of, &rule.filters, &path).boxed();
     let backends = filter::backends(input, of, &rule.backend_refs, &path);
+    let policy = (input.rule_policy)(&of.id(), rule.name.as_deref()).map(|policy| policy.name);
     let any = [GrpcMatch::default()];
     let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
     for (nth, wanted) in matches.iter().enumerate() {
@@ -38,7 +40,7 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
         let path = of_method(&mut of.told, wanted, (service.as_str(), name.as_str()), &path);
         let matches = Match { path, methods: vec!["POST".into()], headers, query: Vec::new() };
         let (name, backends, filters) = (of.rule_name(index), backends.clone(), filters.clone());
-        of.rules.push((rank, Rule { name, matches, backends, policy: None, filters }));
+        of.rules.push((rank, Rule { name, matches, backends, policy: policy.clone(), filters }));
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::object::{HttpMatch, HttpRoute, HttpRule};
 use super::rank::{Rank, Specific};
-use super::{Input, RouteKind, Told, Translated, filter, matching, policy};
+use super::{Input, Told, Translated, filter, matching, policy};
+use crate::known::{RouteId, RouteKind};
 use fusewire_model::route::{Filters, MAX_PATTERNS, Match, PathEdit, PathMatch, Rule};
 
 pub(super) fn translated<'a>(input: &Input<'_>, route: &'a HttpRoute) -> Translated<'a> {
@@ -34,7 +35,8 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &HttpRule, index: u
         filter::backends(input, of, &rule.backend_refs, &path)
     };
     let name = of.policy_name(index);
-    let policy = policy::derived(input, of, rule, (backends.as_slice(), name.as_str()), &path);
+    let targeted = (input.rule_policy)(&of.id(), rule.name.as_deref());
+    let policy = policy::derived(input, of, rule, (backends.as_slice(), targeted, name.as_str()), &path);
     let any = [HttpMatch::default()];
     let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
     for (nth, wanted) in matches.iter().enumerate() {
@@ -96,9 +98,14 @@ impl<'a> Translated<'a> {
         Self { kind, metadata, parents, rules, policies, told }
     }
 
+    pub(super) fn id(&self) -> RouteId {
+        let (namespace, name) = (self.metadata.namespace.clone(), self.metadata.name.clone());
+        RouteId { kind: self.kind, namespace, name }
+    }
+
     /// `checkout.shop.httproute`: names of objects of both kinds may be the same.
     fn object(&self) -> String {
-        format!("{}.{}.{}", self.metadata.name, self.metadata.namespace, self.kind.as_str().to_ascii_lowercase())
+        policy::object(&self.id())
     }
 
     /// `checkout.shop.httproute[0]`, as metrics and logs name it.

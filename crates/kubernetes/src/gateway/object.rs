@@ -29,6 +29,20 @@ pub struct GrpcRoute {
     pub(super) spec: Spec<GrpcRule>,
 }
 
+impl HttpRoute {
+    /// Of those rules that have one.
+    pub(crate) fn rule_names(&self) -> Vec<String> {
+        self.spec.rules.iter().filter_map(|rule| rule.name.clone()).collect()
+    }
+}
+
+impl GrpcRoute {
+    /// Of those rules that have one.
+    pub(crate) fn rule_names(&self) -> Vec<String> {
+        self.spec.rules.iter().filter_map(|rule| rule.name.clone()).collect()
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct ReferenceGrant {
     pub metadata: Metadata,
@@ -98,8 +112,7 @@ impl ParentRef {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HttpRule {
-    #[serde(rename = "name")]
-    pub(super) _name: Option<String>,
+    pub(super) name: Option<String>,
     #[serde(default)]
     pub(super) matches: Vec<HttpMatch>,
     #[serde(default)]
@@ -261,8 +274,7 @@ pub(super) struct Retry {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GrpcRule {
-    #[serde(rename = "name")]
-    pub(super) _name: Option<String>,
+    pub(super) name: Option<String>,
     #[serde(default)]
     pub(super) matches: Vec<GrpcMatch>,
     #[serde(default)]

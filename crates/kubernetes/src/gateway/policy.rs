@@ -2,6 +2,7 @@
 
 use super::object::{HttpRule, Retry, Timeouts};
 use super::{Input, Told, Translated};
+use crate::known::RouteId;
 use fusewire_model::PolicyName;
 use fusewire_model::policy::Policy;
 use fusewire_model::route::Backend;
@@ -12,23 +13,27 @@ use std::time::Duration;
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The name of the policy, which is added to those of the object; `None` where the rule says nothing of the kind, or goes to
-/// no service whose policy it could be.
+/// The name of the rule's policy: of the one that targets it, or of a copy with its timeouts and retries on top, which is added
+/// to those of the object. `None` where there is neither, or the rule goes to no service.
 pub(super) fn derived(
     input: &Input<'_>,
     of: &mut Translated<'_>,
     rule: &HttpRule,
-    (backends, name): (&[Backend], &str),
+    (backends, targeted, name): (&[Backend], Option<Policy>, &str),
     path: &str,
 ) -> Option<PolicyName> {
     if rule.timeouts.is_none() && rule.retry.is_none() {
-        return None;
+        return targeted.map(|policy| policy.name);
     }
     let base = backends.iter().find_map(|backend| backend.service.as_ref());
-    let name = policy_name(name)?;
-    let mut policy = match base {
-        Some(service) => (input.policy)(service),
-        None => Policy::built_in(name.clone()),
+    let Some(name) = policy_name(name) else {
+        of.told.unsupported(path, format_args!("{name} is no name that a policy can have"));
+        return None;
+    };
+    let mut policy = match (targeted, base) {
+        (Some(policy), _) => policy,
+        (None, Some(service)) => (input.policy)(service),
+        (None, None) => Policy::built_in(name.clone()),
     };
     (policy.name, policy.target) = (name.clone(), None);
     if let Some(wanted) = &rule.timeouts {
@@ -40,6 +45,16 @@ pub(super) fn derived(
     base?;
     of.policies.push(policy);
     Some(name)
+}
+
+/// `checkout.shop.httproute`, as rules and their policies are named after.
+pub(super) fn object(RouteId { kind, namespace, name }: &RouteId) -> String {
+    format!("{name}.{namespace}.{}", kind.as_str().to_ascii_lowercase())
+}
+
+/// What the names of the copies that a route's rules have begin with.
+pub fn policy_prefix(route: &RouteId) -> String {
+    format!("{}.", object(route))
 }
 
 fn timeouts(told: &mut Told, wanted: &Timeouts, policy: &mut Policy, path: &str) {

@@ -1,7 +1,7 @@
 //! What a reference to a backend leads to: a service of the mesh, or the reason why to none.
 
 use super::object::{BackendRef, ReferenceGrant};
-use super::{Input, ServicePort, Translated};
+use super::{Input, Translated};
 use fusewire_model::ServiceName;
 
 /// The service; what is wrong is told, with `path`.
@@ -28,19 +28,10 @@ fn found(input: &Input<'_>, of: &Translated<'_>, backend: &BackendRef) -> Result
         return Err(("RefNotPermitted", why));
     }
     let missing = |what: String| ("BackendNotFound", format!("Service {namespace}/{name} {what}"));
-    let ports = input.services.get(&(namespace.to_owned(), name.to_owned()));
-    let ports = ports.ok_or_else(|| missing("does not exist".into()))?;
+    let id = (namespace.to_owned(), name.to_owned());
+    let known = input.services.get(&id).ok_or_else(|| missing("does not exist".into()))?;
     let port = backend.port.ok_or_else(|| missing("needs a port here".into()))?;
-    named(namespace, name, port, ports).ok_or_else(|| missing(format!("has no TCP port {port}")))
-}
-
-/// The first port's service has the Service's name, each other's the port behind it.
-fn named(namespace: &str, name: &str, port: u16, ports: &[ServicePort]) -> Option<ServiceName> {
-    let text = match ports.iter().position(|known| known.port == port)? {
-        0 => format!("{name}.{namespace}"),
-        _ => format!("{name}.{namespace}.{port}"),
-    };
-    ServiceName::parse(&text).ok()
+    known.name_of(&id, port).ok_or_else(|| missing(format!("has no TCP port {port}")))
 }
 
 fn permits(grant: &ReferenceGrant, of: &Translated<'_>, namespace: &str, name: &str) -> bool {

@@ -2,26 +2,12 @@
 
 use super::object::{Metadata, ParentRef};
 use super::{Attached, Input, Translated, parents};
+use crate::known::RouteKind;
 
 /// Told of one condition; the rest is a number.
 const MAX_TOLD: usize = 8;
 /// Of a condition's message.
 const MAX_MESSAGE: usize = 32_768;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RouteKind {
-    Http,
-    Grpc,
-}
-
-impl RouteKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "HTTPRoute",
-            Self::Grpc => "GRPCRoute",
-        }
-    }
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteStatus {

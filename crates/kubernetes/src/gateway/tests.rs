@@ -1,15 +1,17 @@
 use super::*;
+use crate::known::Port;
 use expect_test::expect;
 use fusewire_model::route::{Backend, Mirror, PathEdit, PathMatch, Scheme};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The cluster that all tests look at: `shop/web` (80, 9090), `shop/cart` (80), `other/db` (5432).
-fn services() -> BTreeMap<Id, Vec<ServicePort>> {
+fn services() -> BTreeMap<ServiceId, KnownService> {
     let ports = |ports: &[(&str, u16)]| {
-        ports.iter().map(|(name, port)| ServicePort { name: (*name).into(), port: *port }).collect()
+        let port = |(name, number): &(&str, u16)| Port { name: (*name).into(), number: *number };
+        KnownService { ports: ports.iter().map(port).collect(), instances: BTreeMap::new() }
     };
-    let all: [((&str, &str), Vec<ServicePort>); 3] = [
+    let all: [((&str, &str), KnownService); 3] = [
         (("shop", "web"), ports(&[("http", 80), ("admin", 9090)])),
         (("shop", "cart"), ports(&[("", 80)])),
         (("other", "db"), ports(&[("sql", 5432)])),
@@ -45,6 +47,7 @@ fn all(http: &[Value], grpc: &[Value], grants: &[Value]) -> Output {
         grants: &grants,
         services: &services,
         policy: &policy,
+        rule_policy: &|_, _| None,
         cluster_domain: "cluster.local",
     })
 }

@@ -1,10 +1,8 @@
 //! Objects of our own kinds: the definitions that are checked in, and the examples that people copy.
 
 use crate::schema::validate_custom;
-use fusewire_kubernetes::crd::{
-    Kind, KnownService, Object, Objects, Output, Port, RouteId, TargetKind, manifests, translate,
-};
-use fusewire_kubernetes::yaml;
+use fusewire_kubernetes::crd::{Kind, Object, Objects, Output, manifests, translate};
+use fusewire_kubernetes::{KnownService, Port, RouteId, RouteKind, yaml};
 use fusewire_model::TrustDomain;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,7 +29,7 @@ fn translated(documents: &[Value]) -> Output {
     let port = |name: &str, number| Port { name: name.into(), number };
     let pods = BTreeMap::from([("checkout-6f9c-abcde".to_owned(), "0c0f".to_owned())]);
     let checkout = KnownService { ports: vec![port("http", 80), port("admin", 9090)], instances: pods };
-    let front = RouteId { kind: TargetKind::HttpRoute, namespace: "shop".into(), name: "front".into() };
+    let front = RouteId { kind: RouteKind::Http, namespace: "shop".into(), name: "front".into() };
     translate(&Objects {
         objects: &objects,
         services: &BTreeMap::from([(("shop".to_owned(), "checkout".to_owned()), checkout)]),

@@ -2,7 +2,7 @@
 
 use crate::objects::{endpoint, plain_pod, pod, ready, service, slice};
 use crate::{cluster, until};
-use fusewire_kubernetes::{Discovery, Setting, Standing};
+use fusewire_kubernetes::{Change, Discovery, Setting, Standing};
 use fusewire_model::{ServiceName, TrustDomain};
 use fusewire_testkit::KubeApi;
 use serde_json::json;
@@ -27,7 +27,11 @@ impl Bed {
         let tell = told.clone();
         let domain = TrustDomain::parse("t.example").unwrap();
         let setting = Setting { trust_domain: domain, cluster_domain: "cluster.local".into() };
-        let discovery = Discovery::new(cluster(&api).await, setting, move |names| tell.lock().unwrap().push(names));
+        let discovery = Discovery::new(cluster(&api).await, setting, move |change| {
+            if let Change::Services(names) = change {
+                tell.lock().unwrap().push(names);
+            }
+        });
         let discovery = Arc::new(discovery);
         let running = discovery.clone();
         tokio::spawn(async move { running.run().await });

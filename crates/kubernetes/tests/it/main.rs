@@ -6,6 +6,7 @@
 mod any_pod;
 mod bundle;
 mod custom;
+mod declared;
 mod discovery;
 mod document;
 mod golden;

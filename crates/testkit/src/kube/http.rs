@@ -68,6 +68,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Out {
     if lock(&shared.refused).iter().any(|prefix| asked.starts_with(prefix)) {
         return whole(status(403, "Forbidden", "the test refuses it"));
     }
+    if lock(&shared.hidden).iter().any(|prefix| asked.starts_with(prefix)) {
+        return whole(status(404, "NotFound", "the server could not find the requested resource"));
+    }
     if head.uri.path() == "/version" {
         return whole(json!({
             "major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "", "gitTreeState": "", "buildDate": "",

@@ -18,8 +18,10 @@ impl Path {
         let kind = text(&object["kind"]).to_lowercase();
         let resource = match kind.as_str() {
             "ingress" | "gatewayclass" => format!("{kind}es"),
-            "policy" => "policies".into(),
-            _ => format!("{kind}s"),
+            _ => match kind.strip_suffix('y') {
+                Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
+                _ => format!("{kind}s"),
+            },
         };
         let group = text(&object["apiVersion"]);
         let metadata = &object["metadata"];
@@ -114,7 +116,15 @@ impl Objects {
                 metadata.insert("creationTimestamp".into(), "2026-11-22T18:00:00Z".into());
             }
         }
+        if object.get("spec").is_some() {
+            // what is wished for has a number, which what became of it refers to
+            let number = before.as_ref().map_or(0, |before| before["metadata"]["generation"].as_u64().unwrap_or(0));
+            let is_same = before.as_ref().is_some_and(|before| before["spec"] == object["spec"]);
+            let number = if is_same { number } else { number + 1 };
+            self::metadata(&mut object).insert("generation".into(), number.into());
+        }
         if let Some(before) = &before {
+            let metadata = self::metadata(&mut object);
             metadata.insert("resourceVersion".into(), before["metadata"]["resourceVersion"].clone());
             if *before == object {
                 return object; // what changes nothing is no write

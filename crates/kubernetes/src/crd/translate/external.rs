@@ -3,7 +3,7 @@
 //! Nobody can take a name that is another's: not a Service's, in whatever form, not another ExternalService's, and not a host
 //! that an older one has.
 
-use super::{Object, Output, Said, Setting, Verdict, read, target};
+use super::{INVALID, Object, Output, Said, Setting, Verdict, read, target};
 use crate::crd::object::ObjectId;
 use fusewire_model::ServiceName;
 use fusewire_model::route::{Authority, Route};
@@ -38,7 +38,7 @@ fn one(
     object: &Object,
     externals: &BTreeSet<ServiceName>,
 ) -> Result<(Service, Option<Route>), Said> {
-    let invalid = |message: String| Said::no("Invalid", message);
+    let invalid = |message: String| Said::no(INVALID, message);
     let ObjectId { namespace, name, .. } = &object.meta.id;
     if !target::is_label(name) {
         return Err(invalid("metadata.name: must be a DNS label, since NAME.NAMESPACE is what it is called".into()));

@@ -174,6 +174,7 @@ fn finish(draft: Draft<'_>, output: &mut Output) {
     let routes: BTreeSet<RouteTarget> = routes.collect();
     if !routes.is_empty() {
         output.route_policies.extend(routes.iter().map(|route| (route.clone(), policy.name.clone())));
+        verdict.policies.insert(policy.name.clone());
         output.policies.push(policy.clone());
     }
     if !won.is_empty() && routes.is_empty() && services.is_empty() {
@@ -183,6 +184,7 @@ fn finish(draft: Draft<'_>, output: &mut Output) {
         // the first has the object's name, and there is one for each service: a policy has one target
         let name = if index == 0 { id.mesh_name() } else { format!("{}.{}", id.mesh_name(), index + 1) };
         let Ok(name) = PolicyName::parse(&name) else { continue };
+        verdict.policies.insert(name.clone());
         let target = Some(Target { service: service.clone(), labels: BTreeMap::new() });
         output.policies.push(Policy { name, target, ..policy.clone() });
     }

@@ -1,6 +1,7 @@
 //! What targets lead to: services of the mesh, or routes.
 
-use super::{Id, KnownService, RouteId, RouteTarget, Setting, TargetKind, TargetRef, target};
+use super::{RouteTarget, Setting, TargetKind, TargetRef, target};
+use crate::known::{RouteId, RouteKind};
 use fusewire_model::ServiceName;
 use serde_json::Value;
 
@@ -12,21 +13,6 @@ const MAX_LENGTH: usize = 1_000;
 pub(super) enum Found {
     Services(Vec<ServiceName>),
     Route(RouteTarget),
-}
-
-/// Of each port, in its order.
-pub(super) fn names(id: &Id, known: &KnownService) -> Vec<ServiceName> {
-    let first = known.ports.first().map(|port| port.number);
-    let mut all: Vec<ServiceName> = known.ports.iter().filter_map(|port| name(id, port.number, first)).collect();
-    if known.ports.is_empty() {
-        all.extend(ServiceName::parse(&format!("{}.{}", id.1, id.0)).ok());
-    }
-    all
-}
-
-fn name((namespace, name): &Id, port: u16, first: Option<u16>) -> Option<ServiceName> {
-    let text = if first == Some(port) { format!("{name}.{namespace}") } else { format!("{name}.{namespace}.{port}") };
-    ServiceName::parse(&text).ok()
 }
 
 /// The list `spec.targetRefs`.
@@ -64,6 +50,14 @@ impl Setting<'_> {
     pub(super) fn find(&self, namespace: &str, wanted: &TargetRef) -> Result<Found, String> {
         let TargetRef { kind, name, section } = wanted;
         let missing = || format!("{} {namespace}/{name} does not exist", kind.as_str());
+        let route = |kind: RouteKind| {
+            let route = RouteId { kind, namespace: namespace.to_owned(), name: name.clone() };
+            let rules = self.input.routes.get(&route).ok_or_else(missing)?;
+            match section.as_ref().filter(|rule| !rules.contains(rule)) {
+                Some(rule) => Err(format!("{} {namespace}/{name} has no rule named {rule}", kind.as_str())),
+                None => Ok(Found::Route(RouteTarget { route, rule: section.clone() })),
+            }
+        };
         match kind {
             TargetKind::Service => self.ports(namespace, name, section.as_deref()).map(Found::Services),
             TargetKind::ExternalService => {
@@ -76,24 +70,17 @@ impl Setting<'_> {
                     None => Ok(Found::Services(vec![own])),
                 }
             }
-            TargetKind::HttpRoute | TargetKind::GrpcRoute => {
-                let route = RouteId { kind: *kind, namespace: namespace.to_owned(), name: name.clone() };
-                let rules = self.input.routes.get(&route).ok_or_else(missing)?;
-                if let Some(rule) = section.as_ref().filter(|rule| !rules.contains(rule)) {
-                    return Err(format!("{} {namespace}/{name} has no rule named {rule}", kind.as_str()));
-                }
-                Ok(Found::Route(RouteTarget { route, rule: section.clone() }))
-            }
+            TargetKind::HttpRoute => route(RouteKind::Http),
+            TargetKind::GrpcRoute => route(RouteKind::Grpc),
         }
     }
 
     fn ports(&self, namespace: &str, name: &str, section: Option<&str>) -> Result<Vec<ServiceName>, String> {
         let id = (namespace.to_owned(), name.to_owned());
         let known = self.input.services.get(&id).ok_or_else(|| format!("Service {namespace}/{name} does not exist"))?;
-        let Some(section) = section else { return Ok(names(&id, known)) };
+        let Some(section) = section else { return Ok(known.names(&id)) };
         let port = known.ports.iter().find(|port| port.name == section);
-        let first = known.ports.first().map(|port| port.number);
-        port.and_then(|port| self::name(&id, port.number, first)).map(|own| vec![own]).ok_or_else(|| {
+        port.and_then(|port| known.name_of(&id, port.number)).map(|own| vec![own]).ok_or_else(|| {
             let all: Vec<&str> = known.ports.iter().map(|port| port.name.as_str()).filter(|n| !n.is_empty()).collect();
             let has =
                 if all.is_empty() { "its ports have no names".into() } else { format!("it has {}", all.join(", ")) };

@@ -1,0 +1,286 @@
+//! What is declared in a cluster: read from its API server, understood together, and answered in statuses.
+
+use crate::objects::service;
+use crate::{cluster, until};
+use fusewire_kubernetes::crd::{ObjectId, Sidecars};
+use fusewire_kubernetes::{CONTROLLER, Declared, Discovery, Setting, declared, write_statuses};
+use fusewire_model::TrustDomain;
+use fusewire_model::service::Hold;
+use fusewire_model::world::Mesh;
+use fusewire_model::yaml;
+use fusewire_testkit::KubeApi;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+struct Bed {
+    api: KubeApi,
+    discovery: Arc<Discovery>,
+    written: Mesh,
+    now: Declared,
+}
+
+impl Bed {
+    /// With the Services `web` and `cart` in `shop`.
+    async fn new(written: &str) -> Self {
+        let api = KubeApi::start();
+        for (name, ip) in [("web", "10.96.0.1"), ("cart", "10.96.0.2")] {
+            api.put(service("shop", name, json!({"clusterIP": ip, "ports": [{"name": "http", "port": 80}]})));
+        }
+        let discovery = Arc::new(Discovery::new(cluster(&api).await, setting(), |_| {}));
+        let running = discovery.clone();
+        tokio::spawn(async move { running.run().await });
+        tokio::time::timeout(std::time::Duration::from_secs(30), discovery.settled()).await.unwrap();
+        let source = yaml::Source { name: "mesh.yaml".into(), text: written.into() };
+        let written = yaml::parse(&[source]).unwrap().mesh;
+        Self { api, discovery, written, now: Declared::default() }
+    }
+
+    /// Takes in what there is, once it is `wanted`.
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Declared) -> bool) {
+        let (discovery, written, before) = (self.discovery.clone(), self.written.clone(), self.now.clone());
+        self.now = until(what, || {
+            let known = discovery.known(&discovery.declarations().now().held_instances());
+            let now = declared(discovery.setting(), &discovery.declarations().now(), &known, &written, &before);
+            wanted(&now).then_some(now)
+        })
+        .await;
+    }
+
+    async fn write(&self, sidecars: Sidecars) {
+        let at = "2026-11-26T12:00:00Z".parse().unwrap();
+        write_statuses(self.discovery.declarations(), &self.now, |_| Some(sidecars), at).await.unwrap();
+    }
+
+    fn writes(&self) -> usize {
+        self.api.requests().iter().filter(|asked| asked.contains("/status")).count()
+    }
+
+    fn status(&self, resource: &str, name: &str) -> Value {
+        self.api.get(resource, "shop", name).unwrap()["status"].clone()
+    }
+}
+
+fn setting() -> Setting {
+    Setting { trust_domain: TrustDomain::default(), cluster_domain: "cluster.local".into() }
+}
+
+fn ours(kind: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "fusewire.io/v1alpha1", "kind": kind, "metadata": {"namespace": "shop", "name": name}, "spec": spec,
+    })
+}
+
+fn policy(name: &str, target: Value, request: &str) -> Value {
+    ours("ResiliencePolicy", name, json!({"targetRefs": [target], "timeout": {"request": request}}))
+}
+
+fn web() -> Value {
+    json!({"kind": "Service", "name": "web"})
+}
+
+fn route(name: &str, parents: Value, rules: Value) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"namespace": "shop", "name": name}, "spec": {"parentRefs": parents, "rules": rules},
+    })
+}
+
+fn to_web() -> Value {
+    json!([{"group": "", "kind": "Service", "name": "web", "port": 80}])
+}
+
+fn to_cart() -> Value {
+    json!([{"name": "cart", "port": 80}])
+}
+
+const POLICIES: &str = "fusewire.io/v1alpha1/resiliencepolicies";
+const ROUTES: &str = "gateway.networking.k8s.io/v1/httproutes";
+
+fn requests(declared: &Declared) -> Vec<(String, u128)> {
+    let all = declared.policies.values();
+    all.map(|p| (p.name.to_string(), p.timeout.request.unwrap_or_default().as_millis())).collect()
+}
+
+fn condition(status: &Value, kind: &str) -> (String, String) {
+    let all = status["conditions"].as_array().unwrap();
+    let one = all.iter().find(|one| one["type"] == kind).unwrap();
+    (one["status"].as_str().unwrap().into(), one["message"].as_str().unwrap().into())
+}
+
+#[tokio::test]
+async fn a_rule_takes_the_policy_that_targets_it_and_its_own_timeouts_go_on_top() {
+    let mut bed = Bed::new("").await;
+    let rules = json!([
+        {"name": "quick", "matches": [{"path": {"value": "/quick"}}], "backendRefs": to_cart(), "timeouts": {"request": "1s"}},
+        {"name": "any", "backendRefs": to_cart()},
+    ]);
+    bed.api.put(route("front", to_web(), rules));
+    bed.api.put(ours(
+        "ResiliencePolicy",
+        "front",
+        json!({
+            "targetRefs": [{"kind": "HTTPRoute", "name": "front"}],
+            "timeout": {"request": "7s", "idle": "9s"},
+        }),
+    ));
+    bed.until("all is there", |now| now.policies.len() == 2 && now.routes.len() == 1).await;
+    let now = &bed.now;
+    assert_eq!(requests(now), [("front.shop".into(), 7_000), ("front.shop.httproute.0".into(), 1_000)]);
+    let copy = now.policies.values().nth(1).unwrap();
+    assert_eq!(copy.timeout.idle.unwrap().as_secs(), 9, "the rest is the policy's");
+    let of = |rule: usize| now.routes[0].rules[rule].policy.as_ref().unwrap().to_string();
+    assert_eq!((of(0), of(1)), ("front.shop.httproute.0".into(), "front.shop".into()));
+    let keys: Vec<&str> = now.objects.values().flat_map(|told| &told.keys).map(|key| key.name.as_str()).collect();
+    assert_eq!(keys, ["front.shop", "front.shop.httproute.0"]);
+}
+
+#[tokio::test]
+async fn a_new_version_with_a_fault_leaves_the_last_good_one_in_force_and_says_so() {
+    let mut bed = Bed::new("").await;
+    bed.api.put(policy("web", web(), "2s"));
+    bed.until("it is in force", |now| requests(now) == [("web.shop".into(), 2_000)]).await;
+    bed.write(Sidecars::default()).await;
+    bed.api.put(policy("web", web(), "soon"));
+    let faulty = |now: &Declared| now.objects.values().any(|told| !told.verdict.accepted.is_true);
+    bed.until("the fault is seen", faulty).await;
+    assert_eq!(requests(&bed.now), [("web.shop".into(), 2_000)]);
+    bed.write(Sidecars::default()).await;
+    let (accepted, message) = condition(&bed.status(POLICIES, "web"), "Accepted");
+    assert!(accepted == "False" && message.contains("spec.timeout.request"), "{message}");
+    assert!(message.ends_with("generation 1 stays in force"), "{message}");
+    // one that never was good, under the same name as one that was
+    bed.api.remove(POLICIES, "shop", "web");
+    bed.until("it is gone", |now| now.objects.is_empty()).await;
+    bed.api.put(policy("web", web(), "soon"));
+    bed.until("the fault is seen", faulty).await;
+    assert!(bed.now.policies.is_empty(), "{:?}", requests(&bed.now));
+    bed.api.put(policy("web", web(), "3s"));
+    bed.until("it is mended", |now| requests(now) == [("web.shop".into(), 3_000)]).await;
+}
+
+#[tokio::test]
+async fn what_a_file_says_goes_before_what_an_object_declares_and_the_object_says_so() {
+    let file = "services: {web.shop: {allow: []}, cart.shop: }\n\
+                policies: {mine: {target: {service: web.shop}, timeout: {request: 1s}}}\n\
+                overrides: [{service: cart.shop, breaker: closed, owner: ada, reason: r}]";
+    let mut bed = Bed::new(file).await;
+    bed.api.put(policy("web", web(), "2s"));
+    bed.api.put(ours("AuthorizationPolicy", "web", json!({"targetRefs": [web()], "allow": []})));
+    let hold =
+        json!({"targetRef": {"kind": "Service", "name": "cart"}, "breaker": "open", "owner": "o", "reason": "r"});
+    bed.api.put(ours("BreakerOverride", "cart", hold));
+    bed.until("all are there", |now| now.objects.len() == 3).await;
+    let now = &bed.now;
+    assert!(now.policies.is_empty() && now.allow.is_empty() && now.overrides.is_empty(), "{now:?}");
+    for (id, told) in &now.objects {
+        let accepted = &told.verdict.accepted;
+        assert!(!accepted.is_true && accepted.reason == "Conflicted", "{id}: {accepted:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_held_by_its_name_once_it_is_there() {
+    let mut bed = Bed::new("").await;
+    let target = json!({"kind": "Service", "name": "web"});
+    let hold = json!({"targetRef": target, "instance": "web-0", "breaker": "open", "owner": "o", "reason": "r"});
+    bed.api.put(ours("BreakerOverride", "web-0", hold));
+    let says = |now: &Declared| now.objects.values().map(|told| told.verdict.resolved.reason).next();
+    bed.until("it is not there", |now| says(now) == Some("InstanceNotFound")).await;
+    bed.api.put(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": "shop", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "web-0", "uid": "u-0"}}],
+    }));
+    bed.until("it is held", |now| now.overrides.len() == 1).await;
+    let one = &bed.now.overrides[0];
+    assert_eq!((one.instance.as_deref(), one.breaker), (Some("u-0"), Hold::Open));
+}
+
+#[tokio::test]
+async fn statuses_are_written_when_they_are_other_and_leave_those_of_others_alone() {
+    let mut bed = Bed::new("").await;
+    bed.api.put(policy("web", web(), "2s"));
+    let mut front = route("front", to_web(), json!([{"backendRefs": to_cart()}]));
+    let foreign = json!({"parentRef": {"name": "edge"}, "controllerName": "other.example/gateway", "conditions": []});
+    front["status"] = json!({"parents": [foreign.clone()]});
+    bed.api.put(front.clone());
+    bed.until("both are there", |now| now.objects.len() == 1 && now.route_statuses.len() == 1).await;
+    bed.write(Sidecars { enforcing: 1, connected: 2 }).await;
+    let status = bed.status(POLICIES, "web");
+    assert_eq!(condition(&status, "Accepted").0, "True");
+    assert_eq!(condition(&status, "Enforced"), ("False".into(), "1 of 2 sidecars run with it".into()));
+    assert_eq!((&status["targets"], &status["sidecars"]["connected"]), (&json!("Service/web"), &json!(2)));
+    let parents = bed.status(ROUTES, "front")["parents"].clone();
+    assert_eq!((&parents[0], &parents[1]["controllerName"]), (&foreign, &json!(CONTROLLER)));
+    assert_eq!(parents[1]["conditions"][0]["status"], "True");
+
+    // the watch tells of what was written, and then there is nothing to write
+    let steady = bed.writes();
+    until("the watch has told", || {
+        let told = bed.discovery.declarations().changed();
+        let _ = told;
+        bed.api.bookmark();
+        Some(())
+    })
+    .await;
+    let mut quiet = 0;
+    while quiet < 3 {
+        let before = bed.writes();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // bounded wait
+        bed.write(Sidecars { enforcing: 1, connected: 2 }).await;
+        quiet = if bed.writes() == before { quiet + 1 } else { 0 };
+        assert!(bed.writes() < steady + 20, "it goes on writing");
+    }
+    bed.write(Sidecars { enforcing: 2, connected: 2 }).await;
+    let enforced = condition(&bed.status(POLICIES, "web"), "Enforced");
+    assert_eq!(enforced.0, "True");
+
+    // a route whose parent is no Service any more is somebody else's
+    let mut elsewhere = bed.api.get(ROUTES, "shop", "front").unwrap();
+    elsewhere["spec"]["parentRefs"] = json!([{"name": "edge"}]);
+    bed.api.put(elsewhere);
+    bed.until("it has no Service", |now| now.route_statuses.is_empty()).await;
+    bed.write(Sidecars { enforcing: 2, connected: 2 }).await;
+    assert_eq!(bed.status(ROUTES, "front")["parents"], json!([foreign]));
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_installed_has_no_objects_until_it_is() {
+    let api = KubeApi::start();
+    api.hide(&["GET /apis/gateway.networking.k8s.io/v1/httproutes"]);
+    let discovery = Arc::new(Discovery::new(cluster(&api).await, setting(), |_| {}));
+    let running = discovery.clone();
+    tokio::spawn(async move { running.run().await });
+    tokio::time::timeout(std::time::Duration::from_secs(30), discovery.settled()).await.unwrap();
+    until("it is no failure", || discovery.age().failing.is_none().then_some(())).await;
+    api.put(route("front", to_web(), json!([])));
+    api.hide(&[]);
+    until("it is found", || {
+        let now = discovery.declarations().now();
+        let declared = declared(
+            discovery.setting(),
+            &now,
+            &discovery.known(&BTreeSet::new()),
+            &Mesh::empty(TrustDomain::default()),
+            &Declared::default(),
+        );
+        (!declared.route_statuses.is_empty()).then_some(())
+    })
+    .await;
+    // what was there does not go because a server that has only just begun does not know its kind
+    api.hide(&["GET /apis/gateway.networking.k8s.io/v1/httproutes"]);
+    api.cut();
+    until("it is said", || discovery.age().failing).await;
+    assert_eq!(discovery.declarations().now().routes(), 1);
+}
+
+#[tokio::test]
+async fn one_object_is_named_as_people_name_it() {
+    let mut bed = Bed::new("").await;
+    bed.api.put(policy("web", web(), "2s"));
+    bed.until("it is there", |now| now.objects.len() == 1).await;
+    let id: &ObjectId = bed.now.objects.keys().next().unwrap();
+    assert_eq!(id.to_string(), "ResiliencePolicy shop/web");
+}
