@@ -19,7 +19,7 @@ const RESERVE: u64 = 5;
 /// The longest that a sidecar takes.
 const MAX_DRAIN: u64 = 3_600;
 
-pub(super) fn text(pod: &Value, settings: &Settings, wishes: &Wishes, redirected: bool, probes: Vec<Value>) -> String {
+pub(super) fn text(pod: &Value, settings: &Settings, wishes: &Wishes, redirected: bool, probes: &[Value]) -> String {
     let mut sidecar = json!({
         "workload": format!("spiffe://{}/ns/$(POD_NAMESPACE)/sa/$(POD_SERVICE_ACCOUNT)", settings.trust_domain),
         "instance": "$(POD_UID)",
@@ -42,7 +42,7 @@ pub(super) fn text(pod: &Value, settings: &Settings, wishes: &Wishes, redirected
     }
     optional(entries, wishes);
     if !probes.is_empty() {
-        entries.insert("probes".into(), probes.into_iter().map(escaped).collect());
+        entries.insert("probes".into(), probes.iter().cloned().map(escaped).collect());
     }
     yaml::write(&[json!({"sidecar": sidecar})])
 }

@@ -27,7 +27,7 @@ pub(super) const WISHES: [&str; 14] = [
     "unknown-destinations",
 ];
 /// What we write ourselves.
-const OURS: [&str; 2] = ["version", "injected"];
+const OURS: [&str; 3] = ["version", "injected", super::others::SUM];
 
 const MAX_DRAIN: Duration = Duration::from_secs(3_600);
 
