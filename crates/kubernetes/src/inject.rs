@@ -192,6 +192,7 @@ fn with_sidecar(pod: &Value, namespace: &Namespace, settings: &Settings) -> Resu
     };
     let redirected = standard.is_none();
     let configuration = configuration::text(&pod, settings, &wishes, redirected, &probes);
+    configuration::check(&configuration, &pod, namespace, &probes)?;
     let sum = containers::add(&mut pod, settings, &wishes, (redirected, &configuration), &earlier);
     mark(&mut pod, settings, sum);
     Ok((pod, warnings))
