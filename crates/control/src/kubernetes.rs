@@ -19,7 +19,7 @@ use fusewire_model::resource::Resource;
 use fusewire_model::service::{Protocol, Service};
 use fusewire_model::world::Mesh;
 use fusewire_model::{ServiceName, TrustDomain};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -125,6 +125,11 @@ impl Kubernetes {
         let mesh = if found.is_empty() { written.clone() } else { Arc::new(both(written, &found)) };
         *merged = Some(Merged { written: written.clone(), found, mesh: mesh.clone() });
         mesh
+    }
+
+    /// In the order in which it costs least to ask [`Self::said`] of many.
+    pub(crate) fn grouped(&self, names: BTreeSet<ServiceName>) -> Vec<ServiceName> {
+        self.discovery.grouped(names)
     }
 
     /// The instances of a service that was found.

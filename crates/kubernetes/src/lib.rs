@@ -29,6 +29,7 @@ mod patch;
 mod presence;
 mod protocol;
 mod review;
+mod settle;
 mod token;
 mod translate;
 pub mod yaml;

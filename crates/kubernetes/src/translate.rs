@@ -11,7 +11,7 @@
 //! Invariant: an instance is in a service once, whatever slices and address families it is in.
 
 use crate::facts::{EndpointFacts, Id, NamespaceFacts, PodFacts, ServiceFacts, ServicePort, SliceFacts};
-use crate::index::Pods;
+use crate::index::{Plain as PlainPods, Pods};
 use crate::protocol::protocol;
 use fusewire_model::policy::{Plain, PlainDefaults};
 use fusewire_model::route::Authority;
@@ -86,7 +86,7 @@ pub(crate) struct Found<'a> {
     pub(crate) slices: Vec<&'a SliceFacts>,
     pub(crate) pods: &'a Pods,
     /// By UID, pods that have no sidecar; `None`: all that are not in `pods`.
-    pub(crate) plain: Option<&'a BTreeSet<Box<str>>>,
+    pub(crate) plain: Option<&'a PlainPods>,
 }
 
 /// How an endpoint is reached.
@@ -228,7 +228,7 @@ impl<'a> Of<'a> {
     fn reached(&self, endpoint: &'a EndpointFacts) -> Reached {
         let Some(uid) = self.pod(endpoint) else { return Reached::InClear };
         let Some((id, pod)) = self.found.pods.get(uid) else {
-            let is_plain = self.found.plain.is_none_or(|plain| plain.contains(uid));
+            let is_plain = self.found.plain.is_none_or(|plain| plain.contains_key(uid));
             return if is_plain { Reached::InClear } else { Reached::Unknown };
         };
         if id.namespace != self.found.id.namespace || !pod.ips.contains(&endpoint.ip) {
