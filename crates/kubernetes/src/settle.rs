@@ -8,7 +8,7 @@
 
 use crate::facts::Id;
 use crate::index::Facts;
-use crate::translate::{Endpoint, Found, Setting, Translated, translated};
+use crate::translate::{Endpoint, Found, Setting, Translated, has_two_meanings, translated};
 use fusewire_model::ServiceName;
 use fusewire_model::service::Service;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +50,13 @@ impl Facts {
             let services = self.translate(setting, &id);
             let names: BTreeSet<ServiceName> = services.iter().map(|service| service.name.clone()).collect();
             let had = self.names.remove(&id).unwrap_or_default();
+            if had.is_empty() && has_two_meanings(&id.namespace) && names.len() > self.ports(&id) {
+                tracing::warn!(
+                    namespace = %id.namespace, service = %id.name,
+                    "its pods are called HOST.SERVICE.NAMESPACE.PORT in the mesh: without the port it could be the name \
+                     of another namespace's Service, since this namespace is called as it is"
+                );
+            }
             for gone in had.difference(&names) {
                 self.owner.remove(gone);
                 settled.updates.insert(gone.clone(), None);
@@ -81,6 +88,10 @@ impl Facts {
         let mut names: Vec<ServiceName> = names.into_iter().collect();
         names.sort_by_cached_key(|name| self.owner.get(name).cloned());
         names
+    }
+
+    fn ports(&self, id: &Id) -> usize {
+        self.services.get(id).map_or(0, |service| service.ports.len())
     }
 
     /// The services that a Service is; their instances are kept.
@@ -203,5 +214,23 @@ mod tests {
         assert_eq!(standing(&mut facts), Standing::Ready, "also before it is settled");
         assert!(facts.settle(&setting()).changed.contains(&name));
         assert_eq!(standing(&mut facts), Standing::Ready);
+    }
+
+    #[test]
+    fn a_pod_that_has_a_name_has_the_address_only_where_the_api_server_says_so_too() {
+        let mut facts = large(&["a"]);
+        facts.settle(&setting());
+        for (n, ip) in [(7, "10.1.0.7"), (8, "10.96.0.1")] {
+            let is = Other::Plain([ip.parse().unwrap()].into());
+            facts.other(&Id::new("a", &format!("db-{n}")), &format!("a-{n}"), is);
+        }
+        let settled = facts.settle(&setting());
+        let addresses = |name: &str| {
+            let service = settled.updates[&ServiceName::parse(name).unwrap()].as_ref().unwrap();
+            service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses("db-7.db.a"), ["10.1.0.7:8080"]);
+        assert_eq!(addresses("db-8.db.a"), [""; 0], "a slice may say of a pod what it likes");
+        assert_eq!(addresses("db-9.db.a"), [""; 0], "nobody was asked yet");
     }
 }
