@@ -37,6 +37,10 @@ pub(super) fn text(pod: &Value, settings: &Settings, wishes: &Wishes, redirected
         "drain_timeout": drain(pod, wishes),
     });
     let entries = super::object(&mut sidecar);
+    if wishes.app_at_pod {
+        // calls, health checks and the kubelet's probes alike
+        entries.insert("inbound".into(), json!({"listen": entries["inbound"], "app": "$(POD_IP)"}));
+    }
     if redirected {
         let outbound = ["127.0.0.1", "[::1]"].map(|ip| format!("{ip}:{}", ports::OUTBOUND));
         let inbound = format!("[::]:{}", ports::INBOUND);
