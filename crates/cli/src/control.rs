@@ -41,8 +41,9 @@ pub(crate) struct Arguments {
     /// What this control plane is called among its replicas [default: the host's name and a few letters, made once].
     #[arg(long, value_name = "NAME")]
     replica: Option<String>,
-    /// Where other replicas reach this one [default: the address of --listen, unless that is any address].
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where other replicas reach this one: an address or a name, whose port is that of --listen unless it has one [default: the
+    /// address of --listen, unless that is any address].
+    #[arg(long, value_name = "HOST[:PORT]")]
     advertise: Option<String>,
     /// Answer GET /live, /ready and /metrics here, to whoever asks.
     #[arg(long, value_name = "IP:PORT")]

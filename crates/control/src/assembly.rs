@@ -98,6 +98,10 @@ impl Assembly {
             names.extend(mesh.services.keys().chain(self.found.keys()).cloned());
             names.extend(shared.registrations.services());
         }
+        let names = match &shared.kubernetes {
+            Some(kubernetes) => kubernetes.grouped(names),
+            None => names.into_iter().collect(),
+        };
         let mut changes = BTreeMap::new();
         for name in names {
             let seen = seen(shared, &written, mesh, &name);

@@ -25,6 +25,7 @@ use fusewire_model::resource::Resource;
 use fusewire_model::world::Mesh;
 use fusewire_model::{ServiceName, TrustDomain};
 pub(crate) use merge::Standing;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -119,6 +120,11 @@ impl Kubernetes {
         let both = (now.mesh.clone(), now.standing.clone());
         *merged = Some(now);
         both
+    }
+
+    /// In the order in which it costs least to ask [`Self::said`] of many.
+    pub(crate) fn grouped(&self, names: BTreeSet<ServiceName>) -> Vec<ServiceName> {
+        self.discovery.grouped(names)
     }
 
     /// The instances of a service that was found.

@@ -86,8 +86,8 @@ pub struct Settings {
     /// What this replica is called in the store and in status. Default: the host's name and a few letters that are kept
     /// in `data_dir`.
     pub replica: Option<String>,
-    /// `host:port` where other replicas reach this one. Default: the bound address; needed where that is `0.0.0.0` or `[::]`
-    /// and the store is shared.
+    /// Host, or `host:port`, where other replicas reach this one. Default: the bound address; needed where that is `0.0.0.0` or
+    /// `[::]` and the store is shared.
     pub advertise: Option<String>,
     /// `GET /live /ready /metrics`, read-only, for whoever can reach it. Default: none.
     pub admin_listen: Option<SocketAddr>,
@@ -167,6 +167,10 @@ pub enum ControlError {
     Replica(String),
     #[error("other replicas cannot reach this one at {0}: say with --advertise host:port how they do")]
     Advertise(SocketAddr),
+    #[error(
+        "--advertise {0:?} is nowhere that other replicas reach: give an address or a name, with a port or without"
+    )]
+    AdvertiseAs(String),
     #[error(
         "the page would be served to whoever reaches {0}, and traces tell a lot: listen on loopback, or say with --web-host NAME \
          under which name it is asked for there"

@@ -18,8 +18,9 @@ use crate::store::Store;
 use crate::trust::{self, Opening, Trust};
 use crate::webhook::Webhook;
 use crate::{ControlError, Settings, WebhookSettings, alerts, checks, dns, grpc, public, socket, traces, web};
+use fusewire_model::route::Authority;
 use fusewire_telemetry::admin::Socket;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -52,14 +53,14 @@ pub async fn run(mut settings: Settings, shutdown: impl Future<Output = ()>) -> 
         Box::pin(kubernetes.first()).await?;
     }
     let assembly = Assembly::first(&shared);
-    let listener = bind(settings.listen).await?;
+    let listener = bind(settings.listen)?;
     let address = local(&listener, settings.listen)?;
     web::check(&settings)?;
-    let watchable = bind_some(settings.admin_listen).await?;
-    let page = bind_some(settings.web_listen).await?;
-    let otlp = bind_some(settings.otlp_listen).await?;
-    let webhook = bind_some(settings.webhook.as_ref().map(|webhook| webhook.listen)).await?;
-    let advertised = advertised(&settings, &store, address)?;
+    let watchable = bind_some(settings.admin_listen)?;
+    let page = bind_some(settings.web_listen)?;
+    let otlp = bind_some(settings.otlp_listen)?;
+    let webhook = bind_some(settings.webhook.as_ref().map(|webhook| webhook.listen))?;
+    let advertised = advertised(settings.advertise.as_deref(), store.is_shared(), address)?;
     let (own, identity) = Own::new(&shared)?;
     let injecting = injector(settings.webhook.as_ref().zip(webhook), &shared)?;
     let presence = shared.replicas.appear(&shared, advertised).await?;
@@ -154,15 +155,14 @@ async fn open(settings: &Settings, store: Store, replicas: Replicas) -> Result<(
     Ok((Arc::new(Shared::new(store, replicas, trust, alerts, written, found, settings)), watched))
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, ControlError> {
-    TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, source })
+/// `[::]` is both families, or IPv4 where there is no other.
+fn bind(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    let listening = fusewire_net::listen(address).and_then(TcpListener::from_std);
+    listening.map_err(|source| ControlError::Listen { address, source })
 }
 
-async fn bind_some(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ControlError> {
-    match address {
-        Some(address) => bind(address).await.map(Some),
-        None => Ok(None),
-    }
+fn bind_some(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ControlError> {
+    address.map(bind).transpose()
 }
 
 /// A webhook with its certificate, when that is due, and where it listens.
@@ -191,12 +191,29 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, Contro
 }
 
 /// Where other replicas reach this one.
-fn advertised(settings: &Settings, store: &Store, bound: SocketAddr) -> Result<String, ControlError> {
-    match &settings.advertise {
-        Some(address) => Ok(address.clone()),
-        None if bound.ip().is_unspecified() && store.is_shared() => Err(ControlError::Advertise(bound)),
+fn advertised(said: Option<&str>, is_shared: bool, bound: SocketAddr) -> Result<String, ControlError> {
+    match said {
+        Some(said) => {
+            host_port(said, bound.port()).ok_or_else(|| ControlError::AdvertiseAs(said.chars().take(100).collect()))
+        }
+        None if bound.ip().is_unspecified() && is_shared => Err(ControlError::Advertise(bound)),
         None => Ok(bound.to_string()),
     }
+}
+
+/// `host:port` of a host, or of a host and port; IPv6 with brackets or, as Kubernetes writes a pod's address, without.
+fn host_port(said: &str, port: u16) -> Option<String> {
+    let bare = said.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(said);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Some(SocketAddr::new(ip, port).to_string());
+    }
+    let text = match said.rsplit_once(':') {
+        None => format!("{said}:{port}"),
+        Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => format!("[{host}]:{port}"),
+        Some(_) => said.to_owned(),
+    };
+    let authority = Authority::parse(&text).filter(|authority| authority.port().is_some_and(|port| port > 0));
+    authority.map(|authority| authority.to_string())
 }
 
 /// Does in the cluster what one replica does for all, where there is one, until dropped.
@@ -250,6 +267,45 @@ async fn follow(shared: &Arc<Shared>, watched: &Arc<Mutex<Watched>>) {
         });
         if let Err(error) = taking.await {
             tracing::error!(%error, "the applied objects could not be taken over");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_advertised_whatever_its_family_and_however_it_is_written() {
+        let bound: SocketAddr = "[::]:15010".parse().unwrap();
+        for (said, wanted) in [
+            ("10.0.0.7", "10.0.0.7:15010"),
+            ("fd00::7", "[fd00::7]:15010"),
+            ("[fd00::7]", "[fd00::7]:15010"),
+            ("10.0.0.7:1", "10.0.0.7:1"),
+            ("[fd00::7]:1", "[fd00::7]:1"),
+            ("fd00::7:15010", "[fd00::7]:15010"),
+            ("control-1.example", "control-1.example:15010"),
+            ("control-1.example:443", "control-1.example:443"),
+        ] {
+            assert_eq!(advertised(Some(said), true, bound).unwrap(), wanted, "{said}");
+        }
+        for said in ["", ":1", "host:", "host:0", "host:99999", "a b", "[fd00::7", "http://host:1"] {
+            let why = advertised(Some(said), true, bound).unwrap_err().to_string();
+            assert!(why.contains(&format!("{said:?}")), "{why}");
+        }
+        assert!(matches!(advertised(None, true, bound), Err(ControlError::Advertise(_))));
+        assert_eq!(advertised(None, false, bound).unwrap(), "[::]:15010");
+    }
+
+    #[tokio::test]
+    async fn any_address_is_that_of_both_families() {
+        let listener = bind("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut families = vec![IpAddr::from([127, 0, 0, 1])];
+        families.extend(listener.local_addr().unwrap().is_ipv6().then(|| IpAddr::from(Ipv6Addr::LOCALHOST)));
+        for ip in families {
+            tokio::net::TcpStream::connect((ip, port)).await.unwrap();
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::facts::{INJECTED, Id, NamespaceFacts, PodFacts, ServiceFacts, Service
 use crate::follow::{Chosen, Health, follow};
 use crate::index::{Facts, Other};
 use crate::known::{KnownService, Port, ServiceId};
-use crate::translate::{Endpoint, Found, Setting, translated};
+use crate::settle::Settled;
+use crate::translate::{Endpoint, Setting};
 use fusewire_model::ServiceName;
 use fusewire_model::service::Service;
 use futures_util::{StreamExt, future::ready, stream};
@@ -177,12 +178,14 @@ impl Discovery {
         lock(&self.services).clone()
     }
 
-    /// The instances of one of them.
+    /// The instances of one of them. Who asks for many asks in the order of [`Self::grouped`].
     pub fn endpoints(&self, name: &ServiceName) -> Vec<Endpoint> {
-        let facts = lock(&self.facts);
-        let Some(id) = facts.owner.get(name) else { return Vec::new() };
-        let mut all = self.translated(&facts, id).into_iter();
-        all.find(|one| one.service.name == *name).map(|one| one.endpoints).unwrap_or_default()
+        lock(&self.facts).endpoints(&self.setting, name)
+    }
+
+    /// In an order in which those of one Service follow each other: what is looked at for one is kept until another is asked for.
+    pub fn grouped(&self, names: BTreeSet<ServiceName>) -> Vec<ServiceName> {
+        lock(&self.facts).grouped(names)
     }
 
     /// Namespaces that are not on their way out.
@@ -252,10 +255,10 @@ impl Discovery {
     /// False: it has to be asked for again.
     async fn ask_one(&self, pods: &Api<Pod>, uid: Box<str>, id: Id) -> bool {
         let api = Api::<Pod>::namespaced(pods.clone().into_client(), &id.namespace);
-        let is = match call(Call::Read, api.get_metadata(&id.name)).await {
+        let is = match call(Call::Read, api.get(&id.name)).await {
             Ok(pod) if pod.metadata.uid.as_deref() != Some(&*uid) => Other::Gone,
             Ok(pod) if pod.labels().get(INJECTED).is_some_and(|is| is == "true") => return false, // the watch will tell
-            Ok(_) => Other::Plain,
+            Ok(pod) => Other::Plain(PodFacts::of(pod).map(|(_, pod)| pod.ips).unwrap_or_default()),
             Err(ClusterError::Absent(_)) => Other::Gone,
             Err(error) => {
                 let (namespace, pod) = (&id.namespace, &id.name);
@@ -276,32 +279,8 @@ impl Discovery {
         for told in std::mem::take(&mut facts.waiting) {
             facts.slice(told);
         }
-        let dirty = std::mem::take(&mut facts.dirty);
         let before = self.services();
-        let mut updates: BTreeMap<ServiceName, Option<Service>> = BTreeMap::new();
-        let mut changed = BTreeSet::new();
-        for id in dirty {
-            facts.note_others(&id);
-            let now = self.translated(&facts, &id);
-            let names: Vec<ServiceName> = now.iter().map(|one| one.service.name.clone()).collect();
-            let had = facts.names.remove(&id).unwrap_or_default();
-            for gone in had.iter().filter(|name| !names.contains(name)) {
-                // another Service may have taken the name over
-                if facts.owner.get(gone) == Some(&id) {
-                    facts.owner.remove(gone);
-                    updates.insert(gone.clone(), None);
-                }
-            }
-            changed.extend(had);
-            for one in now {
-                changed.insert(one.service.name.clone());
-                facts.owner.insert(one.service.name.clone(), id.clone());
-                updates.insert(one.service.name.clone(), Some(one.service));
-            }
-            if !names.is_empty() {
-                facts.names.insert(id, names);
-            }
-        }
+        let Settled { mut updates, changed } = facts.settle(&self.setting);
         let active = facts.namespaces.iter().filter(|(_, namespace)| namespace.is_active);
         let active: BTreeSet<String> = active.map(|(name, _)| name.to_string()).collect();
         let is_whole = facts.others.unasked.is_empty();
@@ -332,14 +311,6 @@ impl Discovery {
         }
         self.settled.send_if_modified(|settled| is_whole && !std::mem::replace(settled, true));
         true
-    }
-
-    fn translated(&self, facts: &Facts, id: &Id) -> Vec<crate::translate::Translated> {
-        let Some(service) = facts.services.get(id) else { return Vec::new() };
-        let slices = facts.slices_of(id).collect();
-        let namespace = facts.namespaces.get(&id.namespace);
-        let plain = Some(&facts.others.plain);
-        translated(&self.setting, &Found { id, service, namespace, slices, pods: &facts.pods, plain })
     }
 }
 

@@ -1,10 +1,11 @@
 //! The facts, and which Services a change of one of them is about.
 //!
-//! It decides what has to be looked at again ([`Facts::dirty`]). It deliberately does not look: translation is
-//! [`crate::translate`]'s. A change costs a look at the slices of its namespace at most.
+//! It decides what has to be looked at again ([`Facts::take_dirty`]). It deliberately does not look: that is
+//! [`crate::settle`]'s. A change costs a look at the slices of its namespace at most.
 
 use crate::facts::{EndpointFacts, Id, NamespaceFacts, PodFacts, ServiceFacts, SliceFacts};
 use crate::follow::Told;
+use crate::settle::Last;
 use fusewire_model::ServiceName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,9 +30,10 @@ pub(crate) struct Facts {
     pub(crate) others: Others,
     pub(crate) namespaces: BTreeMap<Box<str>, NamespaceFacts>,
     /// Which of the mesh's services each Service is.
-    pub(crate) names: BTreeMap<Id, Vec<ServiceName>>,
+    pub(crate) names: BTreeMap<Id, BTreeSet<ServiceName>>,
     pub(crate) owner: BTreeMap<ServiceName, Id>,
-    pub(crate) dirty: BTreeSet<Id>,
+    dirty: BTreeSet<Id>,
+    pub(crate) last: Last,
 }
 
 /// Pods that have a sidecar.
@@ -75,16 +77,19 @@ impl Pods {
 pub(crate) struct Others {
     /// To be asked for, by UID.
     pub(crate) unasked: BTreeMap<Box<str>, Id>,
-    /// They were asked for, and have no sidecar.
-    pub(crate) plain: BTreeSet<Box<str>>,
+    /// They were asked for, and have no sidecar: the addresses that they had then.
+    pub(crate) plain: Plain,
     /// They were asked for, and are not there any more; what they had is not known.
     gone: BTreeSet<Box<str>>,
 }
 
+/// Addresses by UID.
+pub(crate) type Plain = BTreeMap<Box<str>, Box<[IpAddr]>>;
+
 /// What the API server says of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Other {
-    Plain,
+    Plain(Box<[IpAddr]>),
     Gone,
 }
 
@@ -115,6 +120,19 @@ impl IntoIterator for Waiting {
 }
 
 impl Facts {
+    /// They are to be looked at again; what was kept of them is not what they are.
+    fn soil(&mut self, all: impl IntoIterator<Item = Id>) {
+        for id in all {
+            self.last.forget(&id);
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Services that are to be looked at again.
+    pub(crate) fn take_dirty(&mut self) -> BTreeSet<Id> {
+        std::mem::take(&mut self.dirty)
+    }
+
     /// Those of a Service.
     pub(crate) fn slices_of<'a>(&'a self, id: &'a Id) -> impl Iterator<Item = &'a SliceFacts> {
         let from = (id.clone(), Box::from(""));
@@ -135,18 +153,19 @@ impl Facts {
                 let now: BTreeMap<Id, ServiceFacts> = all.into_iter().collect();
                 let other = self.services.iter().filter(|(id, facts)| now.get(id) != Some(facts)).map(|(id, _)| id);
                 let new = now.keys().filter(|id| !self.services.contains_key(id));
-                self.dirty.extend(other.chain(new).cloned());
+                let dirty: Vec<Id> = other.chain(new).cloned().collect();
+                self.soil(dirty);
                 self.services = now;
             }
             Told::Put(id, facts) => {
                 if self.services.get(&id) != Some(&facts) {
                     self.services.insert(id.clone(), facts);
-                    self.dirty.insert(id);
+                    self.soil([id]);
                 }
             }
             Told::Gone(id) => {
                 if self.services.remove(&id).is_some() {
-                    self.dirty.insert(id);
+                    self.soil([id]);
                 }
             }
         }
@@ -170,14 +189,14 @@ impl Facts {
                 if self.slices.get(&key) != Some(&slice) {
                     self.slice_of.insert(id, slice.service.clone());
                     self.slices.insert(key, slice);
-                    self.dirty.insert(of);
+                    self.soil([of]);
                 }
             }
             Told::Gone(id) => {
                 let Some(service) = self.slice_of.remove(&id) else { return };
                 let of = Id::new(&id.namespace, &service);
                 self.slices.remove(&(of.clone(), id.name));
-                self.dirty.insert(of);
+                self.soil([of]);
             }
         }
         for (uid, id) in std::mem::take(&mut self.orphans) {
@@ -222,7 +241,7 @@ impl Facts {
     /// The Services of `namespace` that have an endpoint of this pod.
     fn touch(&mut self, namespace: &str, uid: &str) {
         let touched = self.services_with(namespace, uid);
-        self.dirty.extend(touched);
+        self.soil(touched);
     }
 
     fn services_with(&self, namespace: &str, uid: &str) -> Vec<Id> {
@@ -252,7 +271,7 @@ impl Facts {
         let endpoints = self.slices_of(of).flat_map(|slice| &slice.endpoints);
         let unknown = endpoints.filter_map(|endpoint| endpoint.pod.as_ref()).filter(|pod| {
             let Others { plain, gone, .. } = &self.others;
-            self.pods.get(&pod.uid).is_none() && !plain.contains(&pod.uid) && !gone.contains(&pod.uid)
+            self.pods.get(&pod.uid).is_none() && !plain.contains_key(&pod.uid) && !gone.contains(&pod.uid)
         });
         let unknown: Vec<_> = unknown.map(|pod| (pod.uid.clone(), Id::new(&of.namespace, &pod.name))).collect();
         self.others.unasked.extend(unknown);
@@ -262,7 +281,7 @@ impl Facts {
     pub(crate) fn other(&mut self, id: &Id, uid: &str, is: Other) {
         self.others.unasked.remove(uid);
         match is {
-            Other::Plain => drop(self.others.plain.insert(uid.into())),
+            Other::Plain(ips) => drop(self.others.plain.insert(uid.into(), ips)),
             Other::Gone => drop(self.others.gone.insert(uid.into())),
         }
         self.touch(&id.namespace, uid);
@@ -274,7 +293,7 @@ impl Facts {
         let there: BTreeSet<&str> = endpoints.filter_map(|e| e.pod.as_ref()).map(|pod| &*pod.uid).collect();
         let Others { unasked, plain, gone } = &mut self.others;
         unasked.retain(|uid, _| there.contains(&**uid));
-        plain.retain(|uid| there.contains(&**uid));
+        plain.retain(|uid, _| there.contains(&**uid));
         gone.retain(|uid| there.contains(&**uid));
     }
 
@@ -300,6 +319,6 @@ impl Facts {
         }
         let of = |id: &&Id| touched.contains(&id.namespace);
         let dirty: Vec<Id> = self.services.keys().filter(of).cloned().collect();
-        self.dirty.extend(dirty);
+        self.soil(dirty);
     }
 }

@@ -9,11 +9,12 @@
 //! of the sidecar by `HTTP_PROXY`.
 //!
 //! Invariant: to inject what is injected already changes nothing (the API server asks twice): what an earlier injection put
-//! in is taken out first, whichever version did it.
+//! in is taken out first, whichever version did it, and what others did to it meanwhile is done to what takes its place.
 
 mod configuration;
 mod containers;
 mod form;
+mod others;
 mod probes;
 mod quantity;
 mod restore;
@@ -176,7 +177,7 @@ pub(crate) fn wanted(pod: &Value, namespace: &Namespace, own: &str) -> Result<Op
 
 fn with_sidecar(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result<(Value, Vec<String>), String> {
     let mut pod = pod.clone();
-    restore::restore(&mut pod);
+    let earlier = restore::restore(&mut pod);
     let mut warnings = Vec::new();
     let wishes = Wishes::read(&namespace.annotations, &texts(&pod["metadata"]["annotations"]), &mut warnings)?;
     form::refuse(&pod, &wishes)?;
@@ -190,13 +191,14 @@ fn with_sidecar(pod: &Value, namespace: &Namespace, settings: &Settings) -> Resu
         None => probes::rewrite(&mut pod, &mut warnings)?,
     };
     let redirected = standard.is_none();
-    let configuration = configuration::text(&pod, settings, &wishes, redirected, probes);
-    containers::add(&mut pod, settings, &wishes, redirected, configuration);
-    mark(&mut pod, settings);
+    let configuration = configuration::text(&pod, settings, &wishes, redirected, &probes);
+    configuration::check(&configuration, &pod, namespace, &probes)?;
+    let sum = containers::add(&mut pod, settings, &wishes, (redirected, &configuration), &earlier);
+    mark(&mut pod, settings, sum);
     Ok((pod, warnings))
 }
 
-fn mark(pod: &mut Value, settings: &Settings) {
+fn mark(pod: &mut Value, settings: &Settings, sum: String) {
     let app = pod["spec"]["containers"].as_array().into_iter().flatten();
     let app = app.filter_map(|c| c["name"].as_str()).find(|name| *name != SIDECAR).map(str::to_owned);
     let metadata = object(&mut pod["metadata"]);
@@ -204,6 +206,7 @@ fn mark(pod: &mut Value, settings: &Settings) {
     labels.insert(format!("{PREFIX}injected"), "true".into());
     let annotations = object(metadata.entry("annotations").or_insert_with(|| json!({})));
     annotations.insert(format!("{PREFIX}version"), settings.version.as_str().into());
+    annotations.insert(format!("{PREFIX}{}", others::SUM), sum.into());
     if let Some(app) = app {
         annotations.entry("kubectl.kubernetes.io/default-container").or_insert_with(|| app.into());
     }

@@ -34,6 +34,7 @@ mod patch;
 mod presence;
 mod protocol;
 mod review;
+mod settle;
 mod statuses;
 mod token;
 mod translate;

@@ -107,7 +107,8 @@ impl<'a> Walk<'a> {
             "" => format!("{kind} {name}"),
             namespace => format!("{kind} {namespace}/{name}"),
         };
-        match inject(pod, &namespace, settings) {
+        // nobody's admission has been at a file: what stands in it of an earlier injection is not to stay
+        match inject(&uninject(pod), &namespace, settings) {
             Injected::Pod { pod: injected, warnings } => {
                 *pod = injected;
                 self.told.warnings.extend(warnings.iter().map(|warning| format!("{whole}: {warning}")));

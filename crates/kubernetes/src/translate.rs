@@ -6,12 +6,14 @@
 //! spoken to in clear and callers in clear stay out.
 //!
 //! A pod of a headless Service that has a name of its own there (`web-0.web.shop`, as StatefulSets give) is a service of its
-//! own besides: who calls it means this one and no other.
+//! own besides: who calls it means this one and no other. Of two pods with one name it is the one whose UID is first.
 //!
-//! Invariant: an instance is in a service once, whatever slices and address families it is in.
+//! Invariants: an instance is in a service once, whatever slices and address families it is in. No name, authority or virtual
+//! address of a Service can be another's of another namespace: a pod's name is left out, or has its port, where it could be one
+//! ([`has_two_meanings`]), and an address is a pod's where the API server says so too.
 
 use crate::facts::{EndpointFacts, Id, NamespaceFacts, PodFacts, ServiceFacts, ServicePort, SliceFacts};
-use crate::index::Pods;
+use crate::index::{Plain as PlainPods, Pods};
 use crate::protocol::protocol;
 use fusewire_model::policy::{Plain, PlainDefaults};
 use fusewire_model::route::Authority;
@@ -85,8 +87,8 @@ pub(crate) struct Found<'a> {
     pub(crate) namespace: Option<&'a NamespaceFacts>,
     pub(crate) slices: Vec<&'a SliceFacts>,
     pub(crate) pods: &'a Pods,
-    /// By UID, pods that have no sidecar; `None`: all that are not in `pods`.
-    pub(crate) plain: Option<&'a BTreeSet<Box<str>>>,
+    /// Pods that have no sidecar; `None`: all that are not in `pods`, wherever a slice says that they are.
+    pub(crate) plain: Option<&'a PlainPods>,
 }
 
 /// How an endpoint is reached.
@@ -112,6 +114,12 @@ pub(crate) fn translated(setting: &Setting, found: &Found<'_>) -> Vec<Translated
         all.push(Translated { service, endpoints: endpoints.into_iter().map(|(_, endpoint)| endpoint).collect() });
     }
     all
+}
+
+/// Whether `HOST.SERVICE.NAMESPACE` could be a Service's there: the port `NAMESPACE` of `HOST.SERVICE`, or `HOST.SERVICE.svc`.
+/// Who may make namespaces must not take names by it.
+pub(crate) fn has_two_meanings(namespace: &str) -> bool {
+    namespace == "svc" || namespace.parse::<u16>().is_ok_and(|port| port.to_string() == namespace)
 }
 
 struct Of<'a> {
@@ -163,7 +171,10 @@ impl<'a> Of<'a> {
     /// The longest with its port first: the one that routes are looked for under first.
     fn authorities(&self, short: &str, port: u16, is_default: bool) -> Vec<Authority> {
         let long = format!("{short}.svc.{}", self.setting.cluster_domain);
-        let names = [long, format!("{short}.svc"), short.to_owned()];
+        let mut names = vec![long, format!("{short}.svc"), short.to_owned()];
+        if has_two_meanings(&self.found.id.namespace) && short.split('.').count() > 2 {
+            names.pop();
+        }
         let with_port = names.iter().map(|name| format!("{name}:{port}"));
         let without = names.iter().filter(|_| is_default).cloned();
         with_port.chain(without).filter_map(|text| Authority::parse(&text)).collect()
@@ -228,7 +239,7 @@ impl<'a> Of<'a> {
     fn reached(&self, endpoint: &'a EndpointFacts) -> Reached {
         let Some(uid) = self.pod(endpoint) else { return Reached::InClear };
         let Some((id, pod)) = self.found.pods.get(uid) else {
-            let is_plain = self.found.plain.is_none_or(|plain| plain.contains(uid));
+            let is_plain = self.found.plain.is_none_or(|plain| plain.contains_key(uid));
             return if is_plain { Reached::InClear } else { Reached::Unknown };
         };
         if id.namespace != self.found.id.namespace || !pod.ips.contains(&endpoint.ip) {
@@ -243,6 +254,15 @@ impl<'a> Of<'a> {
         }
     }
 
+    /// Whether the pod that the slice names has the address, by another's word than the slice's.
+    fn is_at(&self, facts: &EndpointFacts, endpoint: &Endpoint) -> bool {
+        let is_there = |uid: &str| match self.found.plain {
+            Some(plain) => plain.get(uid).is_some_and(|ips| ips.contains(&facts.ip)),
+            None => endpoint.standing != Standing::Unknown,
+        };
+        endpoint.instance.sidecar.is_some() || facts.pod.as_ref().is_some_and(|pod| is_there(&pod.uid))
+    }
+
     fn named_pods(
         &self,
         port: &ServicePort,
@@ -255,11 +275,13 @@ impl<'a> Of<'a> {
         let named = endpoints.iter().filter_map(|(facts, endpoint)| {
             let host = facts.hostname.as_deref().filter(|host| taken.insert(*host))?;
             let short = format!("{host}.{name}.{namespace}");
-            let own = if is_default { short.clone() } else { format!("{short}.{}", port.port) };
+            let is_short = is_default && !has_two_meanings(namespace);
+            let own = if is_short { short.clone() } else { format!("{short}.{}", port.port) };
             let mut service = whole.clone();
             service.name = ServiceName::parse(&own).ok()?;
             service.authorities = self.authorities(&short, port.port, is_default);
-            service.addresses = vec![endpoint.instance.address];
+            let address = self.is_at(facts, endpoint).then_some(endpoint.instance.address);
+            service.addresses = address.into_iter().collect();
             Some(Translated { service, endpoints: vec![endpoint.clone()] })
         });
         named.collect()

@@ -78,8 +78,9 @@ pub struct World {
     services: Arc<BTreeMap<ServiceName, Arc<ServiceParts>>>,
     routes: Arc<BTreeMap<Authority, Arc<RouteTable>>>,
     policies: Arc<BTreeMap<PolicyName, Arc<Policy>>>,
-    /// An address in two services is the first one's, by name.
-    addresses: Arc<BTreeSet<(SocketAddr, ServiceName)>>,
+    /// Where an instance is, whether in clear, and whose. An address in two services is the one's whose instance proves itself
+    /// there: of others anybody may say that they are. Of several it is the first one's, by name.
+    addresses: Arc<BTreeSet<(SocketAddr, bool, ServiceName)>>,
     names: Arc<fold::Names>,
     targets: Arc<fold::Targets>,
     inbound: Arc<BTreeMap<SpiffeId, Arc<Workload>>>,
@@ -135,8 +136,8 @@ impl World {
             }
             if addresses(before.as_deref()).ne(addresses(after.as_deref())) {
                 let index = Arc::make_mut(&mut world.addresses);
-                index.retain(|(_, service)| *service != name);
-                index.extend(addresses(after.as_deref()).map(|at| (at, name.clone())));
+                index.retain(|(_, _, service)| *service != name);
+                index.extend(addresses(after.as_deref()).map(|(at, in_clear)| (at, in_clear, name.clone())));
             }
             let services = Arc::make_mut(&mut world.services);
             match after {
@@ -176,7 +177,9 @@ impl World {
             let parts = fold::shared(parts, old.map(|old| &**old));
             services.insert(name.clone(), Arc::new(parts));
         }
-        let all = services.iter().flat_map(|(name, parts)| addresses(Some(parts)).map(|at| (at, name.clone())));
+        let all = services
+            .iter()
+            .flat_map(|(name, parts)| addresses(Some(parts)).map(|(at, in_clear)| (at, in_clear, name.clone())));
         world.addresses = Arc::new(all.collect());
         world.inbound = Arc::new(inbound::fold(&services, world.trust_domain()));
         world.services = Arc::new(services);
@@ -235,8 +238,8 @@ impl World {
     }
     /// The service that has an instance at `address`.
     pub fn service_at(&self, address: SocketAddr) -> Option<&ServiceName> {
-        let after = self.addresses.range((address, ServiceName::least())..).next();
-        after.filter(|(at, _)| *at == address).map(|(_, name)| name)
+        let after = self.addresses.range((address, false, ServiceName::least())..).next();
+        after.filter(|(at, ..)| *at == address).map(|(.., name)| name)
     }
     /// The table for `host:port`, else that of the service that is called so, else the table for `host`, else the implicit one
     /// of the service that `host` names.
@@ -290,8 +293,9 @@ impl World {
     }
 }
 
-fn addresses(parts: Option<&ServiceParts>) -> impl Iterator<Item = SocketAddr> {
-    parts.into_iter().flat_map(|parts| parts.endpoints.instances.iter().map(|instance| instance.address))
+fn addresses(parts: Option<&ServiceParts>) -> impl Iterator<Item = (SocketAddr, bool)> {
+    let instances = parts.into_iter().flat_map(|parts| parts.endpoints.instances.iter());
+    instances.map(|instance| (instance.address, instance.sidecar.is_none()))
 }
 
 struct Feed(Sha256);

@@ -5,8 +5,10 @@
 //! the pod security standard `restricted` asks for, but for what redirection needs.
 
 use super::configuration::VARIABLE;
+use super::others::{Earlier, SUM, sum};
 use super::wishes::{Bounds, Wishes};
 use super::{AUDIENCE, INTERCEPT, SIDECAR, SIDECAR_UID, Settings, TRUST, list, ports};
+use crate::PREFIX;
 use serde_json::{Map, Value, json};
 
 const TOKEN_VOLUME: &str = "fusewire-token";
@@ -22,23 +24,38 @@ pub(super) const TRUST_FILE: &str = "/var/run/fusewire/trust/ca.pem";
 pub(super) const DATA_DIR: &str = "/var/lib/fusewire";
 const PROGRAM: &str = "/usr/bin/fusewire";
 
-pub(super) fn add(pod: &mut Value, settings: &Settings, wishes: &Wishes, redirected: bool, configuration: String) {
+/// `earlier`: what of ours was there. What was put in, for the next time.
+pub(super) fn add(
+    pod: &mut Value,
+    settings: &Settings,
+    wishes: &Wishes,
+    (redirected, configuration): (bool, &str),
+    earlier: &Earlier,
+) -> String {
+    let intercept = redirected.then(|| intercept(settings, wishes));
+    let unconfigured = sidecar(settings, wishes, "");
+    let volumes = volumes();
+    let sum = sum(intercept.iter().chain([&unconfigured]).chain(&volumes));
+    let same = pod["metadata"]["annotations"][format!("{PREFIX}{SUM}")] == *sum;
+    let sidecar = earlier.container(sidecar(settings, wishes, configuration), same);
     let spec = &mut pod["spec"];
-    let sidecar = sidecar(settings, wishes, configuration);
     if wishes.native {
         list(spec, "initContainers").insert(0, sidecar);
     } else {
         list(spec, "containers").insert(0, sidecar);
     }
-    if redirected {
+    if let Some(intercept) = intercept {
         let init = list(spec, "initContainers");
         let at = if wishes.native { 0 } else { init.len() };
-        init.insert(at, intercept(settings, wishes));
+        init.insert(at, earlier.container(intercept, same));
     }
-    list(spec, "volumes").extend(volumes());
+    let all = list(spec, "volumes");
+    all.extend(volumes.map(|volume| earlier.volume(volume, same)));
+    earlier.in_order(all);
+    sum
 }
 
-fn sidecar(settings: &Settings, wishes: &Wishes, configuration: String) -> Value {
+fn sidecar(settings: &Settings, wishes: &Wishes, configuration: &str) -> Value {
     let mut container = json!({
         "name": SIDECAR,
         "image": settings.image,
@@ -88,7 +105,7 @@ fn asks(path: &str, period: u32, failures: u32) -> Value {
 }
 
 /// The kubelet puts what stands before a variable into it: `$(POD_UID)` in the configuration is the pod's.
-fn environment(wishes: &Wishes, configuration: String) -> Value {
+fn environment(wishes: &Wishes, configuration: &str) -> Value {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut variables = vec![
         field("POD_NAME", "metadata.name"),
@@ -106,6 +123,8 @@ fn environment(wishes: &Wishes, configuration: String) -> Value {
     variables.into()
 }
 
+/// Of both containers: what a LimitRange or a quota demands of one it demands of the other. The init container is over before the
+/// sidecar begins, so that the pod asks for no more by it.
 fn resources(wishes: &Wishes) -> Value {
     let (mut requests, mut limits) = (Map::new(), Map::new());
     for (name, Bounds { request, limit }) in [("cpu", &wishes.cpu), ("memory", &wishes.memory)] {
@@ -131,7 +150,7 @@ fn intercept(settings: &Settings, wishes: &Wishes) -> Value {
         "imagePullPolicy": "IfNotPresent",
         "command": [PROGRAM],
         "args": arguments,
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        "resources": resources(wishes),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},

@@ -76,8 +76,8 @@ fn question(handler: &str, what: &Value) -> Map<String, Value> {
         "grpc" => drop(entry.insert("grpc".into(), text("service").into())),
         "tcpSocket" => drop(entry.insert("tcp".into(), Value::Null)),
         _ => {
-            let path = text("path");
-            let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+            let path = encoded(text("path"));
+            let path = if path.starts_with('/') { path } else { format!("/{path}") };
             let scheme = if text("scheme").eq_ignore_ascii_case("https") { "https" } else { "http" };
             entry.insert(scheme.into(), path.into());
             let headers = what["httpHeaders"].as_array().into_iter().flatten();
@@ -90,6 +90,20 @@ fn question(handler: &str, what: &Value) -> Map<String, Value> {
         }
     }
     entry
+}
+
+/// As the kubelet sends it: without a fragment, and with what no request line may hold encoded.
+fn encoded(path: &str) -> String {
+    let path = path.split('#').next().unwrap_or_default();
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() {
+            out.push(char::from(byte));
+        } else {
+            out += &format!("%{byte:02X}");
+        }
+    }
+    out
 }
 
 fn turn(probe: &mut Value, handler: &str, path: &str) {

@@ -7,6 +7,7 @@
 use super::configuration::{self, VARIABLE};
 use super::containers::VOLUMES;
 use super::form::{NO_PROXY, NO_PROXY_NAMES, PROXY_NAMES, PROXY_URL};
+use super::others::Earlier;
 use super::probes;
 use super::{INTERCEPT, SIDECAR};
 use serde_json::Value;
@@ -14,22 +15,28 @@ use serde_json::Value;
 /// Where containers stand in a pod.
 pub(super) const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 
-pub(super) fn restore(pod: &mut Value) {
-    let Some(text) = sidecar(pod).and_then(configuration_of).map(str::to_owned) else { return };
-    let Some(spec) = pod.get_mut("spec") else { return };
+/// What was taken out.
+pub(super) fn restore(pod: &mut Value) -> Earlier {
+    let mut earlier = Earlier::default();
+    let Some(text) = sidecar(pod).and_then(configuration_of).map(str::to_owned) else { return earlier };
+    let Some(spec) = pod.get_mut("spec") else { return earlier };
     for part in CONTAINERS {
         let Some(containers) = array_mut(spec, part) else { continue };
-        containers.retain(|c| !matches!(c["name"].as_str(), Some(SIDECAR | INTERCEPT)));
+        let ours = containers.extract_if(.., |c| matches!(c["name"].as_str(), Some(SIDECAR | INTERCEPT)));
+        earlier.containers.extend(ours);
         for container in containers.iter_mut() {
             without_proxy(container);
         }
     }
     if let Some(volumes) = array_mut(spec, "volumes") {
-        volumes.retain(|volume| !volume["name"].as_str().is_some_and(|name| VOLUMES.contains(&name)));
+        earlier.order = volumes.iter().filter_map(|volume| volume["name"].as_str()).map(str::to_owned).collect();
+        let is_ours = |volume: &mut Value| volume["name"].as_str().is_some_and(|name| VOLUMES.contains(&name));
+        earlier.volumes = volumes.extract_if(.., is_ours).collect();
     }
     drop_empty(spec, "initContainers");
     drop_empty(spec, "volumes");
     probes::restore(pod, &configuration::probes(&text));
+    earlier
 }
 
 /// Our container, if it is there.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What people may write.
-pub(super) const WISHES: [&str; 14] = [
+pub(super) const WISHES: [&str; 15] = [
     "inject",
     "skip-inbound-ports",
     "skip-outbound-ports",
@@ -25,9 +25,10 @@ pub(super) const WISHES: [&str; 14] = [
     "native-sidecar",
     "drain-deadline",
     "unknown-destinations",
+    "app-address",
 ];
 /// What we write ourselves.
-const OURS: [&str; 2] = ["version", "injected"];
+const OURS: [&str; 3] = ["version", "injected", super::others::SUM];
 
 const MAX_DRAIN: Duration = Duration::from_secs(3_600);
 
@@ -44,6 +45,8 @@ pub(super) struct Wishes {
     pub(super) native: bool,
     pub(super) drain: Option<Duration>,
     pub(super) refuse_unknown: bool,
+    /// The application listens on the pod's address and not on loopback.
+    pub(super) app_at_pod: bool,
 }
 
 /// Of one resource, as they are written.
@@ -83,6 +86,7 @@ impl Wishes {
             native: native.is_none_or(|word| word == "enabled"),
             drain: said.get("drain-deadline").map(|text| drain(text)).transpose()?,
             refuse_unknown: choice("unknown-destinations", &["allow", "refuse"])?.is_some_and(|word| word == "refuse"),
+            app_at_pod: choice("app-address", &["loopback", "pod"])?.is_some_and(|word| word == "pod"),
         })
     }
 }
@@ -236,6 +240,7 @@ mod tests {
             ("drain-deadline", "25", "a duration"),
             ("drain-deadline", "2h", "a duration"),
             ("unknown-destinations", "deny", "allow, refuse"),
+            ("app-address", "10.0.0.1", "loopback, pod"),
         ] {
             let why = read(&[], &[(name, value)]).0.unwrap_err();
             assert!(why.contains(wanted) && why.contains(name) && why.contains(value), "{why}");

@@ -75,13 +75,16 @@ fn the_sidecar_understands_its_configuration() {
         let injected = inject_manifests(&text, &Namespace::default(), &settings()).unwrap().text;
         for document in yaml::read(&injected).unwrap() {
             for configuration in configurations(&document) {
-                for zone in ["eu-1a", ""] {
-                    let text = expanded(&configuration, zone);
+                for (zone, ip) in [("eu-1a", "10.0.0.7"), ("", "fd00::7")] {
+                    let text = expanded(&configuration, zone, ip);
                     let source = fusewire_model::yaml::Source { name: name.clone(), text: text.clone() };
                     let parsed =
                         fusewire_model::yaml::parse(&[source]).unwrap_or_else(|e| panic!("{name}: {e:?}\n{text}"));
                     let sidecar = parsed.sidecar.unwrap();
                     assert_eq!(sidecar.workload.as_str(), "spiffe://cluster.local/ns/shop/sa/web", "{name}");
+                    let inbound = sidecar.inbound.unwrap();
+                    let app = if text.contains("app:") { ip } else { "127.0.0.1" };
+                    assert_eq!((inbound.listen.port(), inbound.app.to_string()), (15_008, app.into()), "{name}");
                     assert_eq!(sidecar.zone.as_deref(), Some(zone).filter(|zone| !zone.is_empty()), "{name}");
                     seen += 1;
                 }
@@ -103,12 +106,12 @@ fn configurations(value: &serde_json::Value) -> Vec<String> {
 }
 
 /// As the kubelet does it (k8s.io/kubernetes/third_party/forked/golang/expansion).
-fn expanded(text: &str, zone: &str) -> String {
+fn expanded(text: &str, zone: &str, ip: &str) -> String {
     let values = [
         ("POD_NAME", "web-1"),
         ("POD_NAMESPACE", "shop"),
         ("POD_UID", "0f8fad5b-d9cb-469f-a165-70867728950e"),
-        ("POD_IP", "10.0.0.7"),
+        ("POD_IP", ip),
         ("POD_SERVICE_ACCOUNT", "web"),
         ("POD_ZONE", zone),
     ];

@@ -24,6 +24,21 @@ fn everything_that_is_installed_is_valid_by_kubernetes_own_schemas() {
     }
 }
 
+/// A pod's address has no brackets, whatever its family: with a port behind it an IPv6 one would be none.
+#[test]
+fn the_control_plane_is_reached_in_clusters_of_either_family() {
+    for document in OVERLAYS.iter().flat_map(|overlay| all(*overlay)).filter(|d| d["kind"] == "Deployment") {
+        for container in document["spec"]["template"]["spec"]["containers"].as_array().unwrap() {
+            for argument in
+                container["args"].as_array().into_iter().flatten().map(|argument| argument.as_str().unwrap())
+            {
+                assert!(!argument.contains("$(POD_IP):"), "{argument}");
+                assert!(!argument.contains("0.0.0.0"), "{argument} is one family");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_file_is_in_this_binary() {
     fn files(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -149,6 +149,45 @@ fn a_named_pod_of_a_headless_service_is_a_service_of_its_own_too() {
     assert_eq!((all[1].service.addresses.len(), all[1].endpoints.len()), (0, 1));
 }
 
+/// `HOST.SERVICE.NAMESPACE` in a namespace called as a port, or `svc`, could be a Service's of another one.
+#[test]
+fn no_pod_can_take_a_name_or_an_authority_of_a_service_of_another_namespace() {
+    let of_pod = |namespace: &str| {
+        let mut first = endpoint("10.0.0.1", "a", ready());
+        first["hostname"] = "web".into();
+        let headless =
+            service(namespace, "shop", json!({"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}));
+        translated(headless, vec![slice(namespace, "s", "shop", json!([first]))], vec![]).remove(0)
+    };
+    let ports = json!([{"name": "http", "port": 80}, {"name": "grpc", "port": 9090}]);
+    let services = translated(web(ports), vec![], vec![]);
+    for (namespace, own) in [("9090", "web.shop.9090.80"), ("svc", "web.shop.svc.80"), ("09090", "web.shop.09090")] {
+        let pod = of_pod(namespace);
+        assert_eq!(pod.service.name.as_str(), own);
+        assert!(authorities(&pod).contains(&format!("web.shop.{namespace}.svc").as_str()), "{:?}", authorities(&pod));
+        for service in &services {
+            assert_ne!(service.service.name, pod.service.name);
+            let shared = authorities(service).into_iter().find(|authority| authorities(&pod).contains(authority));
+            assert_eq!(shared, None, "{namespace}");
+        }
+    }
+}
+
+#[test]
+fn a_slice_cannot_give_a_pod_that_has_a_name_the_address_of_somebody_else() {
+    let addresses = |endpoint: Value, pods: Vec<Value>| {
+        let headless = service("evil", "db", json!({"clusterIP": "None", "ports": [{"name": "http", "port": 8080}]}));
+        translated(headless, vec![slice("evil", "s", "db", json!([endpoint]))], pods).remove(0).service.addresses
+    };
+    let mut claimed = endpoint("10.96.0.1", "a", ready());
+    claimed["hostname"] = "aaa".into();
+    assert_eq!(addresses(claimed.clone(), vec![pod("evil", "a", "web")]), [], "the pod is at 10.0.0.1");
+    claimed.as_object_mut().unwrap().remove("targetRef");
+    assert_eq!(addresses(claimed.clone(), vec![]), []);
+    claimed["addresses"] = json!(["10.0.0.1"]);
+    assert_eq!(addresses(claimed, vec![pod("evil", "a", "web")]), ["10.0.0.1:8080".parse().unwrap()]);
+}
+
 #[test]
 fn an_external_name_is_asked_of_dns() {
     let spec = json!({"type": "ExternalName", "externalName": "DB.example.com.", "ports": [{"port": 5432, "name": "postgres"}]});

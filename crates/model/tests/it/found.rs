@@ -103,6 +103,20 @@ fn a_hidden_instance_has_its_port_and_no_callers() {
     assert_eq!(world.service_at("10.0.0.5:80".parse().expect("an address")), None);
 }
 
+#[test]
+fn an_address_is_the_service_s_whose_instance_proves_itself_there_and_not_who_merely_says_so() {
+    let at = "10.0.0.7:80".parse().expect("an address");
+    let world = World::new(parsed(WRITTEN).mesh);
+    let proven = (name("b"), found(vec![instance("s", 7, Some("b"))]));
+    let claimed = (name("aaa"), found(vec![instance("10.0.0.7:80", 7, None)]));
+    let both = world.with_found([claimed.clone(), proven.clone()]);
+    assert_eq!(both.service_at(at), Some(&name("b")));
+    let all = BTreeMap::from([claimed, proven]);
+    assert_eq!(world.after(world.mesh().clone(), &all).service_at(at), Some(&name("b")));
+    let gone = both.with_found([(name("b"), Found::default())]);
+    assert_eq!(gone.service_at(at), Some(&name("aaa")));
+}
+
 /// Per change: a service, and its instances as (id, host, identity, hidden).
 fn change() -> impl Strategy<Value = (&'static str, Vec<(u8, u8, u8, bool)>)> {
     let service = prop_oneof![Just("a"), Just("b"), Just("c")];
