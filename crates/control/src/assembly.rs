@@ -31,6 +31,8 @@ pub(crate) struct Marks {
 #[derive(Debug, Default)]
 struct Marked {
     all: bool,
+    /// What objects of the cluster declare changed.
+    declared: bool,
     services: BTreeSet<ServiceName>,
 }
 
@@ -46,6 +48,12 @@ impl Marks {
         self.woken.notify_one();
     }
 
+    /// What objects of the cluster declare changed: instances of services that none of them declares are as before.
+    pub(crate) fn mark_declared(&self) {
+        lock(&self.marked).declared = true;
+        self.woken.notify_one();
+    }
+
     #[cfg(test)]
     pub(crate) async fn take_services(&self) -> Vec<ServiceName> {
         self.take().await.services.into_iter().collect()
@@ -56,7 +64,7 @@ impl Marks {
         loop {
             let woken = self.woken.notified();
             let marked = std::mem::take(&mut *lock(&self.marked));
-            if marked.all || !marked.services.is_empty() {
+            if marked.all || marked.declared || !marked.services.is_empty() {
                 return marked;
             }
             woken.await;
@@ -75,7 +83,7 @@ impl Assembly {
     /// Everything, for the first time.
     pub(crate) fn first(shared: &Shared) -> Self {
         let mut assembly = Self::default();
-        assembly.put_together(shared, Marked { all: true, services: BTreeSet::new() });
+        assembly.put_together(shared, Marked { all: true, ..Marked::default() });
         assembly
     }
 
@@ -93,7 +101,12 @@ impl Assembly {
     fn put_together(&mut self, shared: &Shared, marked: Marked) {
         let written = shared.written_now();
         let (mesh, standing) = &shared.mesh_with(&written);
+        let before = shared.in_force.borrow().clone();
         let mut names = marked.services;
+        if marked.declared {
+            let both = [&before.standing, standing];
+            names.extend(both.iter().flat_map(|standing| standing.declared.services.keys().cloned()));
+        }
         if marked.all {
             names.extend(mesh.services.keys().chain(self.found.keys()).cloned());
             names.extend(shared.registrations.services());
@@ -114,10 +127,11 @@ impl Assembly {
             shared.feeds.publish(&name, seen.iter().filter(|seen| seen.offered).map(told).collect());
             changes.insert(name, found);
         }
-        let before = shared.in_force.borrow().clone();
         let world = if Arc::ptr_eq(before.world.mesh(), mesh) {
             let world = before.world.with_found(changes.clone());
-            if changes.keys().all(|name| world.is_same_service(&before.world, name)) {
+            if Arc::ptr_eq(&before.standing, standing)
+                && changes.keys().all(|name| world.is_same_service(&before.world, name))
+            {
                 return; // ages and words, which sidecars are not told
             }
             world

@@ -22,8 +22,10 @@ use fusewire_kubernetes::{
 };
 use fusewire_model::health::Health;
 use fusewire_model::resource::Resource;
+use fusewire_model::service::UnixTime;
 use fusewire_model::world::Mesh;
 use fusewire_model::{ServiceName, TrustDomain};
+use jiff::Timestamp;
 pub(crate) use merge::Standing;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -33,6 +35,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 const LEASE: &str = "fusewire-leader";
+/// A clock may be set, so that the end of a hold is looked for at least so often.
+const LOOK: Duration = Duration::from_secs(60);
 /// In which everything must have been read once.
 const FIRST: Duration = Duration::from_secs(60);
 
@@ -94,7 +98,7 @@ impl Kubernetes {
         let setting = Setting { trust_domain: domain.clone(), cluster_domain: settings.cluster_domain.clone() };
         let discovery = Discovery::new(cluster.clone(), setting, move |change| match change {
             Change::Services(services) => marks.mark(services),
-            Change::Declarations => marks.mark_all(),
+            Change::Declarations => marks.mark_declared(),
         });
         let leader = Leader::new(&cluster, LEASE, replica, LeaderTiming::default());
         let discovery = Arc::new(discovery);
@@ -116,7 +120,7 @@ impl Kubernetes {
     /// What is in force of what was written and found: the same allocations as before where nothing changed.
     pub(crate) fn merge(&self, written: &Arc<Mesh>) -> (Arc<Mesh>, Arc<Standing>) {
         let mut merged = lock(&self.merged);
-        let now = merge::Merged::of(&self.discovery, written, merged.take());
+        let now = merge::Merged::of(&self.discovery, written, now(), merged.take());
         let both = (now.mesh.clone(), now.standing.clone());
         *merged = Some(now);
         both
@@ -160,8 +164,29 @@ impl Kubernetes {
             self.leader.run(),
             publish_bundle(&self.cluster, self.leader.leading(), bundle, self.discovery.namespaces()),
             roots(shared, &told),
+            self.ends(shared),
             self.lead(shared),
         );
+    }
+
+    /// Looks again when the time of a hold is over; until dropped.
+    async fn ends(&self, shared: &Shared) {
+        let mut changed = self.discovery.declarations().changed();
+        loop {
+            changed.mark_unchanged();
+            let now = now();
+            let next = self.discovery.declarations().now().next_end(now);
+            let wait = next.map_or(LOOK, |end| Duration::from_secs(end - now).min(LOOK));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {
+                    if next.is_some_and(|end| end <= self::now()) {
+                        shared.marks.mark_declared();
+                    }
+                }
+                // what ends ends with this
+                _ = changed.changed() => {}
+            }
+        }
     }
 
     /// Tells what became of objects and circuits, while this replica leads; until dropped.
@@ -189,6 +214,11 @@ impl Kubernetes {
     pub(crate) async fn leave(&self) {
         self.leader.resign().await;
     }
+}
+
+/// By the clock of the machine, as holds have it.
+fn now() -> UnixTime {
+    UnixTime::try_from(Timestamp::now().as_second()).unwrap_or_default()
 }
 
 /// Tells the roots as they are now.

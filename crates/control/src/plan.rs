@@ -11,8 +11,9 @@
 use crate::encoded::Encoded;
 use crate::shared::InForce;
 use fusewire_api::{MAX_MESSAGE_BYTES, answer_to_wire, kind_to_wire, resource_to_wire, v1};
+use fusewire_kubernetes::Concern;
 use fusewire_model::World;
-use fusewire_model::compile::compile;
+use fusewire_model::compile::{compile, served};
 use fusewire_model::node::Node;
 use fusewire_model::resource::{Answer, Endpoints, Key, Kind, Resource, Subscription};
 use prost::Message as _;
@@ -113,14 +114,17 @@ impl Plan {
         self.unanswered.remove(subscription);
     }
 
-    /// Those of `counted` that the sidecar should hold; for a port that it lets callers in by, [`Kind::Inbound`] with the service.
-    pub(crate) fn concerns(&self, counted: &BTreeSet<Key>) -> BTreeSet<Key> {
-        let ports = self.target.values().filter_map(|whole| match &whole.resource {
-            Resource::Inbound(inbound) => Some(inbound.ports.iter().map(|port| port.service.to_string())),
-            _ => None,
-        });
-        let ports = ports.flatten().map(|name| Key { kind: Kind::Inbound, name });
-        self.target.keys().cloned().chain(ports).filter(|key| counted.contains(key)).collect()
+    /// By what of `counted` the sidecar is concerned in the world last aimed at, and whether it refuses that.
+    pub(crate) fn concerns<T>(&self, world: &World, counted: &BTreeMap<Concern, T>) -> BTreeMap<Concern, bool> {
+        if counted.is_empty() {
+            return BTreeMap::new();
+        }
+        let held = self.target.keys().map(|key| (Concern::Holds(key.clone()), self.refused.contains_key(key)));
+        let inbound = Key { kind: Kind::Inbound, name: self.node.workload.to_string() };
+        let refuses_inbound = self.refused.contains_key(&inbound);
+        let served = served(world, &self.node).into_iter().cloned().map(Concern::Serves);
+        let all = held.chain(served.map(|concern| (concern, refuses_inbound)));
+        all.filter(|(concern, _)| counted.contains_key(concern)).collect()
     }
 
     pub(crate) fn subscriptions(&self) -> usize {

@@ -133,8 +133,9 @@ struct Session {
     place: Place,
     /// What the plan is about; `None`: not about all subscriptions, or about nothing yet.
     aimed: Option<Arc<InForce>>,
-    /// What the sidecar should hold may be other than it was at the last message.
-    stirred: bool,
+    /// Whether the sidecar had acknowledged everything when it was last noted how it stands to what it should hold; `None`: that
+    /// may be other since.
+    noted: Option<bool>,
     acks: Acks,
 }
 
@@ -189,7 +190,7 @@ impl Session {
             plan: Plan::new(node, kinds, shared.encoded.clone()),
             place,
             aimed: None,
-            stirred: true,
+            noted: None,
             acks: Acks::default(),
         };
         for held in hello.held {
@@ -211,22 +212,18 @@ impl Session {
     /// The next message, of what is true `now`.
     fn next(&mut self, now: &Arc<InForce>) -> Option<v1::ConfigResponse> {
         // also what came between the last look and now: it will not be announced again
-        if !self.is_about(now) {
+        let is_anew = !self.is_about(now);
+        if is_anew {
             self.plan.aim(now);
             self.aimed = Some(now.clone());
-            self.stirred = true;
         }
         let message = self.plan.next();
         if let Some(v1::ConfigResponse { message: Some(v1::config_response::Message::Synced(_)) }) = &message {
             self.acks.synced(self.plan.sent_trust());
         }
+        self.note(now, is_anew);
         let plan = &self.plan;
-        let (runs, stirred) = (self.runs(), std::mem::take(&mut self.stirred));
         self.place.sidecar.update(|state| {
-            if stirred {
-                (state.aimed, state.concerns) = (now.standing.number, plan.concerns(&now.standing.counted));
-            }
-            state.runs = runs.unwrap_or(state.runs);
             if let Some(version) = plan.synced() {
                 state.sent_version = Some(version.to_owned());
             }
@@ -236,10 +233,24 @@ impl Session {
         message
     }
 
-    /// The newest change of what the cluster declares, once everything is said and acknowledged.
-    fn runs(&self) -> Option<u64> {
-        let aimed = self.aimed.as_ref().filter(|_| self.plan.is_idle() && self.acks.acked == self.acks.synced);
-        aimed.map(|aimed| aimed.standing.number)
+    /// Notes how the sidecar stands to what the cluster declares: it runs the newest once everything is said and acknowledged.
+    /// Between two looks at the whole plan it waits until there is nothing left to say.
+    fn note(&mut self, now: &InForce, is_anew: bool) {
+        let is_said = self.plan.is_idle();
+        let settled = is_said && self.acks.acked == self.acks.synced;
+        let is_noted = self.noted == Some(true) || self.noted == Some(settled);
+        if !is_anew && (is_noted || !is_said) {
+            return;
+        }
+        self.noted = Some(settled);
+        let (number, concerns) = (now.standing.number, self.plan.concerns(&now.world, &now.standing.concerns));
+        self.place.sidecar.update(|state| {
+            state.concerned(concerns, settled);
+            state.aimed = number;
+            if settled {
+                state.runs = number;
+            }
+        });
     }
 
     fn is_about(&self, now: &Arc<InForce>) -> bool {
@@ -263,12 +274,13 @@ impl Session {
             }
             Some(Message::Ack(ack)) => {
                 let trust = self.acks.acked().map(str::to_owned);
-                let runs = self.runs();
                 self.place.sidecar.update(|state| {
                     state.acked_version = Some(shown(&ack.version));
                     state.acked_trust = trust.or(state.acked_trust.take());
-                    state.runs = runs.unwrap_or(state.runs);
                 });
+                if let Some(aimed) = self.aimed.clone() {
+                    self.note(&aimed, false);
+                }
             }
             Some(Message::Nack(nack)) => self.nack(nack),
             Some(Message::Hello(_)) => return Err(Status::invalid_argument("hello must be sent once, and first")),
@@ -286,7 +298,7 @@ impl Session {
             )));
         }
         self.plan.subscribe(subscription.clone());
-        self.stirred = true;
+        self.noted = None;
         Ok(subscription)
     }
 
@@ -299,6 +311,7 @@ impl Session {
         if !self.plan.refuse(&key, &nack.hash) {
             return; // about content that has been replaced meanwhile
         }
+        self.noted = None;
         if key.kind == Kind::Trust {
             self.acks.trust = None; // what it acknowledges next is not this
         }

@@ -9,10 +9,11 @@
 use crate::listen::Peer;
 use crate::shared::lock;
 use fusewire_api::v1;
+use fusewire_kubernetes::Concern;
 use fusewire_model::node::Node;
 use fusewire_model::resource::Key;
 use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -50,13 +51,44 @@ pub(crate) struct State {
     /// one that it is known to run.
     pub(crate) aimed: u64,
     pub(crate) runs: u64,
-    /// By which objects of the cluster it is concerned.
-    pub(crate) concerns: BTreeSet<Key>,
+    /// By what objects of the cluster concern it, and how it stands to that.
+    pub(crate) concerns: BTreeMap<Concern, Stance>,
     /// What it refused and still would be sent.
     pub(crate) nacks: BTreeMap<Key, v1::Nack>,
 }
 
+/// How a sidecar stands to what it should hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stance {
+    /// It is not known to have it.
+    New,
+    Held,
+    Refused,
+}
+
+impl State {
+    /// Takes over what concerns it, each with whether it refuses it. `settled`: it has acknowledged everything.
+    pub(crate) fn concerned(&mut self, concerns: BTreeMap<Concern, bool>, settled: bool) {
+        let before = std::mem::take(&mut self.concerns);
+        let one = |(concern, refuses)| {
+            let stance = match (refuses, before.get(&concern)) {
+                (true, _) => Stance::Refused,
+                (false, Some(Stance::Held)) => Stance::Held,
+                (false, _) if settled => Stance::Held,
+                (false, _) => Stance::New,
+            };
+            (concern, stance)
+        };
+        self.concerns = concerns.into_iter().map(one).collect();
+    }
+}
+
 impl Sidecar {
+    /// What `look` makes of its state.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&lock(&self.state))
+    }
+
     pub(crate) fn state(&self) -> State {
         lock(&self.state).clone()
     }

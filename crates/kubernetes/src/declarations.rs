@@ -42,7 +42,7 @@ impl Watched {
         Self::Grant,
     ];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours(kind) => kind.as_str(),
             Self::Route(kind) => kind.as_str(),
@@ -238,7 +238,7 @@ fn read(kind: Watched, object: DynamicObject) -> Option<(Id, Kept)> {
     let mut document = json!({
         "apiVersion": resource.api_version, "kind": resource.kind,
         "metadata": {
-            "namespace": id.namespace, "name": id.name, "generation": metadata.generation.unwrap_or_default(),
+            "namespace": id.namespace, "name": id.name, "uid": metadata.uid, "generation": metadata.generation.unwrap_or_default(),
             "creationTimestamp": created.unwrap_or_default(),
         },
     });

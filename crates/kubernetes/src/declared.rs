@@ -6,15 +6,15 @@
 //!
 //! Invariant: nothing that is wrong with one object keeps another from being in force.
 
-use crate::crd::{self, Kind, Object, ObjectId, RouteTarget, Said, Verdict};
+use crate::crd::{self, Kind, Meta, Object, ObjectId, RouteTarget, Said, Verdict};
 use crate::declarations::Snapshot;
 use crate::gateway::{self, RouteStatus};
 use crate::known::{KnownService, RouteId, RouteKind, ServiceId};
 use crate::translate::Setting;
 use fusewire_model::policy::Policy;
 use fusewire_model::resource::{self, Key};
-use fusewire_model::route::Route;
-use fusewire_model::service::{Allow, Override, Service};
+use fusewire_model::route::{Authority, Route};
+use fusewire_model::service::{Allow, Override, Service, UnixTime};
 use fusewire_model::world::{DEFAULT_POLICY, Mesh};
 use fusewire_model::{PolicyName, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,11 +41,32 @@ pub struct Declared {
 /// What is to be said of an object of our kinds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Told {
-    /// What the verdict is about.
+    /// What the verdict is about: an object that is made anew under the same name has another.
+    pub uid: String,
     pub generation: i64,
     pub verdict: Verdict,
-    /// What a sidecar that it concerns holds; [`resource::Kind::Inbound`] with the name of a service: a sidecar in front of it.
-    pub keys: BTreeSet<Key>,
+    /// By any of these a sidecar is one that it concerns.
+    pub concerns: BTreeSet<Concern>,
+}
+
+/// How an object concerns a sidecar.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Concern {
+    /// It holds this resource.
+    Holds(Key),
+    /// It stands before an instance of this service.
+    Serves(ServiceName),
+}
+
+/// What objects are understood together with.
+pub struct Around<'a> {
+    /// Every Service that there is.
+    pub known: &'a BTreeMap<ServiceId, KnownService>,
+    /// The services that they are in the mesh.
+    pub found: &'a BTreeMap<ServiceName, Service>,
+    /// What files say, and what was applied to the control plane.
+    pub written: &'a Mesh,
+    pub now: UnixTime,
 }
 
 impl Declared {
@@ -65,6 +86,13 @@ impl Declared {
 }
 
 impl Snapshot {
+    /// When the next hold ends that has an end, after `now`: then objects mean something else.
+    pub fn next_end(&self, now: UnixTime) -> Option<UnixTime> {
+        let held = self.ours.iter().filter(|object| object.meta.id.kind == Kind::BreakerOverride);
+        let ends = held.filter_map(|object| object.spec["until"].as_str()?.parse::<jiff::Timestamp>().ok());
+        ends.filter_map(|end| UnixTime::try_from(end.as_second()).ok()).filter(|end| *end > now).min()
+    }
+
     /// How many routes there are.
     pub fn routes(&self) -> usize {
         self.http.len() + self.grpc.len()
@@ -81,20 +109,20 @@ impl Snapshot {
     }
 }
 
-/// What the objects mean in a cluster with these Services. `before`: what objects meant until now.
-pub fn declared(
-    setting: &Setting,
-    objects: &Snapshot,
-    services: &BTreeMap<ServiceId, KnownService>,
-    written: &Mesh,
-    before: &Declared,
-) -> Declared {
+/// What the objects mean in this cluster. `before`: what objects meant until now.
+pub fn declared(setting: &Setting, objects: &Snapshot, around: &Around<'_>, before: &Declared) -> Declared {
+    let Around { known: services, found, written, now } = *around;
     let routes = rule_names(objects);
+    let names = WrittenNames::of(written);
     let ours = |objects: &[Object]| {
         crd::translate(&crd::Objects {
             objects,
             services,
             routes: &routes,
+            is_taken: &|host| {
+                names.has(host) || ServiceName::parse(host.host()).is_ok_and(|name| found.contains_key(&name))
+            },
+            now,
             trust_domain: &setting.trust_domain,
             cluster_domain: &setting.cluster_domain,
         })
@@ -112,7 +140,8 @@ pub fn declared(
             .collect();
         output = ours(&instead);
         for (id, (good, said)) in &faulty {
-            if let Some(verdict) = output.verdicts.get_mut(id) {
+            // what is wrong with both is said as it is
+            if let Some(verdict) = output.verdicts.get_mut(id).filter(|verdict| verdict.accepted.is_true) {
                 let message = format!("{}; generation {} stays in force", said.message, good.meta.generation);
                 verdict.accepted = Said { message, ..said.clone() };
             }
@@ -137,21 +166,22 @@ pub fn declared(
         grants: &objects.grants,
         services,
         policy: &|service| in_force.policy(service),
+        is_routed: &|service| names.routes(service, found),
         rule_policy: &|route, rule| in_force.rule(route, rule),
         cluster_domain: &setting.cluster_domain,
     });
-    let generations = objects.ours.iter().map(|object| (object.meta.id.clone(), object.meta.generation));
-    let generations: BTreeMap<ObjectId, i64> = generations.collect();
+    let metas: BTreeMap<&ObjectId, &Meta> = objects.ours.iter().map(|object| (&object.meta.id, &object.meta)).collect();
     let told = output.verdicts.iter().filter_map(|(id, verdict)| {
-        let keys = keys(id, verdict, &gateway.policies);
-        Some((id.clone(), Told { generation: *generations.get(id)?, verdict: verdict.clone(), keys }))
+        let Meta { uid, generation, .. } = *metas.get(id)?;
+        let concerns = concerns(id, verdict, &gateway.policies);
+        Some((id.clone(), Told { uid: uid.clone(), generation: *generation, verdict: verdict.clone(), concerns }))
     });
     let told = told.collect();
     let policies = output.policies.into_iter().chain(gateway.policies).map(|policy| (policy.name.clone(), policy));
     Declared {
         services: output.services.into_iter().map(|service| (service.name.clone(), service)).collect(),
         routes: output.routes.into_iter().chain(gateway.routes).collect(),
-        policies: policies.filter(|(name, _)| !written.policies.contains_key(name)).collect(),
+        policies: policies.collect(),
         allow: output.allow,
         overrides: output.overrides,
         objects: told,
@@ -186,7 +216,7 @@ fn faulty<'a>(
         let id = &object.meta.id;
         let verdict = output.verdicts.get(id).filter(|verdict| is_faulty(verdict))?;
         // one that was made anew under the same name is another
-        let good = before.good.get(id).filter(|good| good.meta.created == object.meta.created)?;
+        let good = before.good.get(id).filter(|good| good.meta.uid == object.meta.uid)?;
         Some((id.clone(), (good, verdict.accepted.clone())))
     };
     objects.iter().filter_map(one).collect()
@@ -202,13 +232,29 @@ fn yield_to(written: &Mesh, output: &mut crd::Output) {
         .chain(written.services.values().filter(|service| service.policy.is_some()).map(|service| &service.name))
         .collect();
     let targets = |policy: &Policy| policy.target.as_ref().is_some_and(|target| own.contains(&target.service));
-    output.policies.retain(|policy| !targets(policy));
+    let named: BTreeSet<PolicyName> = output
+        .policies
+        .iter()
+        .map(|policy| &policy.name)
+        .filter(|name| written.policies.contains_key(*name))
+        .cloned()
+        .collect();
+    output.policies.retain(|policy| !targets(policy) && !named.contains(&policy.name));
+    output.route_policies.retain(|_, name| !named.contains(name));
     let closed = |name: &ServiceName| written.services.get(name).is_some_and(|s| s.allow != Allow::default());
     output.allow.retain(|name, _| !closed(name));
     let held =
         |one: &Override| written.overrides.iter().any(|w| (&w.service, &w.instance) == (&one.service, &one.instance));
     output.overrides.retain(|one| !held(one));
     for (id, verdict) in &mut output.verdicts {
+        if let Some(name) = verdict.policies.iter().find(|name| named.contains(*name)) {
+            let message = format!("the control plane's own files, or what was applied to it, have a policy {name}");
+            verdict.accepted = Said { is_true: false, reason: "Conflicted", message: message.clone() };
+            verdict.conflicted = Some(message);
+            output.policies.retain(|policy| !verdict.policies.contains(&policy.name));
+            (verdict.services, verdict.routes, verdict.policies) = Default::default();
+            continue;
+        }
         let is_written = |name: &ServiceName| match id.kind {
             Kind::ResiliencePolicy => own.contains(name),
             Kind::AuthorizationPolicy => closed(name),
@@ -228,9 +274,10 @@ fn yield_to(written: &Mesh, output: &mut crd::Output) {
     }
 }
 
-/// By which a sidecar is known to be concerned.
-fn keys(id: &ObjectId, verdict: &Verdict, derived: &[Policy]) -> BTreeSet<Key> {
-    let of = |kind: resource::Kind, name: String| Key { kind, name };
+/// How a sidecar is known to be concerned.
+fn concerns(id: &ObjectId, verdict: &Verdict, derived: &[Policy]) -> BTreeSet<Concern> {
+    let holds = |kind: resource::Kind, name: &str| Concern::Holds(Key { kind, name: name.to_owned() });
+    let services = verdict.services.iter();
     match id.kind {
         Kind::ResiliencePolicy => {
             let prefixes: Vec<String> =
@@ -238,17 +285,39 @@ fn keys(id: &ObjectId, verdict: &Verdict, derived: &[Policy]) -> BTreeSet<Key> {
             let copies = derived.iter().map(|policy| policy.name.as_str());
             let copies = copies.filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
             let own = verdict.policies.iter().map(PolicyName::as_str);
-            own.chain(copies).map(|name| of(resource::Kind::Policy, name.to_owned())).collect()
+            own.chain(copies).map(|name| holds(resource::Kind::Policy, name)).collect()
         }
-        Kind::ExternalService => {
-            verdict.services.iter().map(|name| of(resource::Kind::Service, name.to_string())).collect()
-        }
-        Kind::AuthorizationPolicy => {
-            verdict.services.iter().map(|name| of(resource::Kind::Inbound, name.to_string())).collect()
-        }
-        Kind::BreakerOverride => {
-            verdict.services.iter().map(|name| of(resource::Kind::Override, name.to_string())).collect()
-        }
+        Kind::ExternalService => services.map(|name| holds(resource::Kind::Service, name.as_str())).collect(),
+        Kind::BreakerOverride => services.map(|name| holds(resource::Kind::Override, name.as_str())).collect(),
+        Kind::AuthorizationPolicy => services.cloned().map(Concern::Serves).collect(),
+    }
+}
+
+/// By what names callers know what was written.
+struct WrittenNames<'a> {
+    written: &'a Mesh,
+    /// Of services and of routes, without their ports.
+    hosts: BTreeSet<Authority>,
+    routed: BTreeSet<&'a Authority>,
+}
+
+impl<'a> WrittenNames<'a> {
+    fn of(written: &'a Mesh) -> Self {
+        let routed: BTreeSet<&Authority> = written.routes.iter().flat_map(|route| &route.authorities).collect();
+        let own = written.services.values().flat_map(|service| &service.authorities);
+        let hosts = own.chain(routed.iter().copied()).map(Authority::without_port).collect();
+        Self { written, hosts, routed }
+    }
+
+    fn has(&self, host: &Authority) -> bool {
+        let name = ServiceName::parse(host.host()).ok();
+        self.hosts.contains(&host.without_port()) || name.is_some_and(|name| self.written.services.contains_key(&name))
+    }
+
+    /// Whether a route was written for any of the names of a service that was found.
+    fn routes(&self, name: &ServiceName, found: &BTreeMap<ServiceName, Service>) -> bool {
+        let known = found.get(name).into_iter().flat_map(|service| &service.authorities);
+        self.routed.contains(&Authority::of_service(name)) || known.into_iter().any(|known| self.routed.contains(known))
     }
 }
 

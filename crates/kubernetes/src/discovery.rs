@@ -148,29 +148,42 @@ impl Discovery {
         lock(&self.facts).services_version
     }
 
-    /// Every Service that there is, for what refers to it; with instances only those in `with_instances`.
-    pub fn known(&self, with_instances: &BTreeSet<ServiceId>) -> BTreeMap<ServiceId, KnownService> {
+    /// Every Service that there is, for what refers to it, with the instances of `pods` (as [`Self::pods`] gives them).
+    pub fn known(&self, pods: &BTreeMap<ServiceId, BTreeMap<String, String>>) -> BTreeMap<ServiceId, KnownService> {
         let facts = lock(&self.facts);
         let one = |(id, service): (&Id, &ServiceFacts)| {
             let of: ServiceId = (id.namespace.to_string(), id.name.to_string());
             let port = |port: &ServicePort| Port { name: port.name.to_string(), number: port.port };
-            let instances = if with_instances.contains(&of) { facts.pods_of(id) } else { BTreeMap::new() };
+            let instances = pods.get(&of).cloned().unwrap_or_default();
             (of, KnownService { ports: service.ports.iter().map(port).collect(), instances })
         };
         facts.services.iter().map(one).collect()
     }
 
-    /// The Service that a service of the mesh is a port of.
-    pub fn service_of(&self, name: &ServiceName) -> Option<ServiceId> {
+    /// Of these Services, the ids of their instances by the names of their pods.
+    pub fn pods(&self, of: &BTreeSet<ServiceId>) -> BTreeMap<ServiceId, BTreeMap<String, String>> {
         let facts = lock(&self.facts);
-        facts.owner.get(name).map(|id| (id.namespace.to_string(), id.name.to_string()))
+        let one = |of: &ServiceId| (of.clone(), facts.pods_of(&Id::new(&of.0, &of.1)));
+        of.iter().map(one).collect()
     }
 
-    /// The name of the pod that an instance of a service is; itself where it is none.
-    pub fn pod_of(&self, service: &ServiceId, instance: &str) -> String {
+    /// The Service that a service of the mesh is a port of, and its UID.
+    pub fn service_of(&self, name: &ServiceName) -> Option<(ServiceId, String)> {
         let facts = lock(&self.facts);
-        let pods = facts.pods_of(&Id::new(&service.0, &service.1));
-        pods.into_iter().find(|(_, id)| id == instance).map_or_else(|| instance.to_owned(), |(name, _)| name)
+        let id = facts.owner.get(name)?;
+        let uid = facts.services.get(id).map(|service| service.uid.to_string()).unwrap_or_default();
+        Some(((id.namespace.to_string(), id.name.to_string()), uid))
+    }
+
+    /// The name of the pod that an instance of a Service is. `None`: it has none such.
+    pub fn pod_of(&self, service: &ServiceId, instance: &str) -> Option<String> {
+        let facts = lock(&self.facts);
+        let id = Id::new(&service.0, &service.1);
+        let mut endpoints = facts.slices_of(&id).flat_map(|slice| &slice.endpoints);
+        endpoints.find_map(|endpoint| {
+            let pod = endpoint.pod.as_ref().filter(|pod| *pod.uid == *instance)?;
+            Some(pod.name.to_string())
+        })
     }
 
     /// The services that were found, without their instances: the same allocation as before where nothing changed.

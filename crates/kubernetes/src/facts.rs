@@ -55,6 +55,7 @@ impl Wishes {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceFacts {
+    pub(crate) uid: Box<str>,
     /// Of TCP, in the order of the Service.
     pub(crate) ports: Box<[ServicePort]>,
     /// Virtual addresses; none where it is headless.
@@ -95,6 +96,7 @@ impl ServiceFacts {
         Some((
             id,
             Self {
+                uid: service.metadata.uid.unwrap_or_default().into(),
                 ports: ports.collect(),
                 ips: ips.into(),
                 prefers_v6: spec.ip_families.is_some_and(|families| families.first().is_some_and(|f| f == "IPv6")),

@@ -279,7 +279,8 @@ where
     };
     let events = match timeout(CALL, api.watch(&params, version)).await {
         Ok(Ok(events)) => events,
-        Ok(Err(kube::Error::Api(status))) if status.code == 410 => return Ended::Expired,
+        // what there is, is to be listed again; of a kind that is not installed any more too
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 410) => return Ended::Expired,
         Ok(Err(error)) => return Ended::Failed(said(&error)),
         Err(_) => return Ended::Failed("no answer to a watch".into()),
     };

@@ -52,6 +52,8 @@ pub struct Input<'a> {
     pub services: &'a BTreeMap<ServiceId, KnownService>,
     /// The policy in force for a service of the mesh.
     pub policy: &'a dyn Fn(&ServiceName) -> Policy,
+    /// Whether a route was written elsewhere for a service of the mesh, which goes before.
+    pub is_routed: &'a dyn Fn(&ServiceName) -> bool,
     /// The policy that targets a rule of a route, by the rule's name, or its route.
     pub rule_policy: &'a dyn Fn(&RouteId, Option<&str>) -> Option<Policy>,
     /// Such as `cluster.local`.
@@ -112,7 +114,7 @@ pub fn translate(input: &Input<'_>) -> Output {
     for (index, one) in all.iter().enumerate().filter(|(_, one)| one.told.unsupported.is_empty()) {
         for parent in one.parents.iter().filter(|parent| parent.is_service()) {
             let (id, ports) = parents::ports(input, one, parent).unwrap_or_default();
-            for port in ports {
+            for port in ports.into_iter().filter(|port| !parents::is_routed(input, &id, *port)) {
                 attached.entry((id.clone(), port)).or_default().insert(index);
             }
         }

@@ -147,24 +147,26 @@ impl Facts {
     }
 
     pub(crate) fn service(&mut self, told: Told<ServiceFacts>) {
-        self.services_version += 1;
         match told {
             Told::All(all) => {
                 let now: BTreeMap<Id, ServiceFacts> = all.into_iter().collect();
                 let other = self.services.iter().filter(|(id, facts)| now.get(id) != Some(facts)).map(|(id, _)| id);
                 let new = now.keys().filter(|id| !self.services.contains_key(id));
                 let dirty: Vec<Id> = other.chain(new).cloned().collect();
+                self.services_version += u64::from(!dirty.is_empty());
                 self.soil(dirty);
                 self.services = now;
             }
             Told::Put(id, facts) => {
                 if self.services.get(&id) != Some(&facts) {
                     self.services.insert(id.clone(), facts);
+                    self.services_version += 1;
                     self.soil([id]);
                 }
             }
             Told::Gone(id) => {
                 if self.services.remove(&id).is_some() {
+                    self.services_version += 1;
                     self.soil([id]);
                 }
             }

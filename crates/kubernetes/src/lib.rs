@@ -5,10 +5,9 @@
 //! and have none ([`injector::uninjected`]); how Services, EndpointSlices and Pods become services and instances of the mesh
 //! ([`translate`], [`Discovery`]), what Gateway API's routes ([`gateway`]) and objects of our own kinds ([`crd`]) mean there; whom a
 //! service account's token proves ([`review_token`]); which replica writes where only one may ([`Leader`]), and how it tells what
-//! became of objects ([`write_statuses`]) and of circuits ([`Events`]); and how a Secret is changed by one of several at a time
-//! ([`Document`]). It deliberately serves nothing, and holds no Kubernetes object: each is
-//! reduced to the few fields that are used as it is read, so that memory follows what is used. What rights all this needs, and
-//! why, is in `deploy/kubernetes/base/rbac.yaml`.
+//! became of objects ([`StatusWriter`]) and of circuits ([`Events`]); and how a Secret is changed by one of several at a time
+//! ([`Document`]). It deliberately serves nothing, and keeps of the objects of others only the few fields that are used, so that
+//! memory follows what is used. What rights all this needs, and why, is in `deploy/kubernetes/base/rbac.yaml`.
 //!
 //! Invariant: what was last known stays in force while the API server is away, and its age is known.
 
@@ -43,10 +42,10 @@ pub mod yaml;
 pub use bundle::{BUNDLE, BUNDLE_KEY, publish_bundle};
 pub use cluster::{Cluster, ClusterError};
 pub use declarations::{Declarations, Snapshot};
-pub use declared::{Declared, Told, declared};
+pub use declared::{Around, Concern, Declared, Told, declared};
 pub use discovery::{Age, Change, Discovery};
 pub use document::{Document, Version};
-pub use events::{Events, OpenCircuit, Subject};
+pub use events::{Events, OpenCircuit, Subject, SubjectKind};
 pub use facts::{INJECTED, OPAQUE_PORTS, PLAIN};
 pub use inject::{Injected, Namespace, Settings, inject};
 pub use known::{KnownService, Port, RouteId, RouteKind, ServiceId};
@@ -55,7 +54,7 @@ pub use leader::{Leader, LeaderTiming};
 pub use manifests::{Injection, inject_manifests, uninject_manifests};
 pub use presence::{Beat, Presences};
 pub use review::{MAX_REVIEW, Review, ReviewError};
-pub use statuses::{CONTROLLER, write_statuses};
+pub use statuses::{CONTROLLER, StatusWriter};
 pub use token::{AUDIENCE, Account, TokenError, review_token};
 pub use translate::{Endpoint, SIDECAR_PORT, Setting, Standing, Translated, translate};
 

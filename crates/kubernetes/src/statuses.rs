@@ -4,7 +4,8 @@
 //! fails where somebody else wrote in between, since their list of parents belongs to all controllers together. It
 //! deliberately writes one after the other, and asks nobody who leads: whoever calls does.
 //!
-//! Invariant: what is there already is not written again; a parent of another controller is never touched.
+//! Invariants: what is there already is not written again; a parent of another controller is never touched; an object that cannot
+//! be written keeps no other from it.
 
 use crate::cluster::{Call, ClusterError, call};
 use crate::crd::{self, Condition, Kind, ObjectId, Sidecars};
@@ -12,61 +13,124 @@ use crate::declarations::{Declarations, Watched};
 use crate::declared::{Declared, Told};
 use crate::gateway::{ParentStatus, RouteStatus};
 use crate::known::RouteKind;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Whose parents in a route's status are ours.
 pub const CONTROLLER: &str = "fusewire.io/mesh";
 /// Whose fields in statuses of our kinds are ours.
 const MANAGER: &str = "fusewire-control";
 
-/// Brings statuses up to date. `sidecars`: who runs with an object; `None` while that is not known.
-///
-/// # Errors
-/// The first failure of the API server, after which nothing more is tried: it can be asked again.
-pub async fn write_statuses(
-    declarations: &Declarations,
-    declared: &Declared,
-    sidecars: impl Fn(&ObjectId) -> Option<Sidecars>,
-    now: Timestamp,
-) -> Result<(), ClusterError> {
-    let now = format!("{now:.0}");
-    for (id, told) in &declared.objects {
-        let Some(there) = declarations.status(Watched::Ours(id.kind), &id.namespace, &id.name) else { continue };
-        let wanted = of_ours(told, sidecars(id), &there, &now);
-        if !holds(&there, &wanted) {
-            skipping_gone(apply(declarations, id, wanted).await)?;
-        }
-    }
-    for kind in [RouteKind::Http, RouteKind::Grpc] {
-        let mut told = BTreeSet::new();
-        for status in declared.route_statuses.iter().filter(|status| status.kind == kind) {
-            told.insert((status.namespace.as_str(), status.name.as_str()));
-            let there = declarations.status(Watched::Route(kind), &status.namespace, &status.name);
-            let Some(there) = there else { continue };
-            if parents(&there, Some(status), &now) != there["parents"] {
-                let at = (kind, status.namespace.as_str(), status.name.as_str());
-                skipping_gone(replace(declarations, at, Some(status), &now).await)?;
-            }
-        }
-        // routes that have no Service as a parent any more
-        for (namespace, name) in declarations.with_status(Watched::Route(kind), has_ours) {
-            if !told.contains(&(namespace.as_str(), name.as_str())) {
-                skipping_gone(replace(declarations, (kind, &namespace, &name), None, &now).await)?;
-            }
-        }
-    }
-    Ok(())
+/// The same is not written again before, where what is there is another thing: an API server may keep a part for itself.
+const AGAIN: SignedDuration = SignedDuration::from_secs(60);
+
+/// Of an object of ours, or a route.
+type Key = (Watched, String, String);
+
+/// Writes statuses; remembers what it wrote last.
+#[derive(Debug, Default)]
+pub struct StatusWriter {
+    last: BTreeMap<Key, (Value, Timestamp)>,
 }
 
-/// One that is gone meanwhile, or that somebody else wrote, is looked at again when the watch tells of it.
-fn skipping_gone(written: Result<(), ClusterError>) -> Result<(), ClusterError> {
-    match written {
-        Err(ClusterError::Absent(_) | ClusterError::Conflict(_)) => Ok(()),
-        written => written,
+impl StatusWriter {
+    /// Brings statuses up to date. `sidecars`: who runs with an object; `None` while that is not known.
+    ///
+    /// # Errors
+    /// The API server does not answer; nothing more is tried then. What it refuses is logged, and tried again a minute later.
+    pub async fn write(
+        &mut self,
+        declarations: &Declarations,
+        declared: &Declared,
+        sidecars: impl Fn(&ObjectId) -> Option<Sidecars>,
+        now: Timestamp,
+    ) -> Result<(), ClusterError> {
+        let before = std::mem::take(&mut self.last);
+        let text = format!("{now:.0}");
+        for (id, told) in &declared.objects {
+            let kind = Watched::Ours(id.kind);
+            let Some(there) = declarations.status(kind, &id.namespace, &id.name) else { continue };
+            let wanted = of_ours(told, sidecars(id), &there, &text);
+            let is_there = holds(&there, &wanted);
+            let key = (kind, id.namespace.clone(), id.name.clone());
+            if self.is_due(&before, key, (&wanted, is_there), now) {
+                let written = apply(declarations, (id, &told.uid), wanted).await;
+                self.wrote(&(kind, id.namespace.clone(), id.name.clone()), written)?;
+            }
+        }
+        for kind in [RouteKind::Http, RouteKind::Grpc] {
+            let of = Watched::Route(kind);
+            let told = declared.route_statuses.iter().filter(|status| status.kind == kind);
+            let told: BTreeMap<(&str, &str), &RouteStatus> =
+                told.map(|status| ((status.namespace.as_str(), status.name.as_str()), status)).collect();
+            // those with parents of ours that have none any more, too
+            let stale = declarations.with_status(of, has_ours);
+            let all: BTreeSet<(&str, &str)> =
+                told.keys().copied().chain(stale.iter().map(|(ns, name)| (ns.as_str(), name.as_str()))).collect();
+            for (namespace, name) in all {
+                let Some(there) = declarations.status(of, namespace, name) else { continue };
+                let status = told.get(&(namespace, name)).copied();
+                let wanted = parents(&there, status, &text);
+                let is_there = wanted == there["parents"] || (status.is_none() && !has_ours(&there));
+                if self.is_due(&before, (of, namespace.into(), name.into()), (&wanted, is_there), now) {
+                    let written = replace(declarations, (kind, namespace, name), status, &text).await;
+                    self.wrote(&(of, namespace.into(), name.into()), written)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is to be written now.
+    fn is_due(
+        &mut self,
+        before: &BTreeMap<Key, (Value, Timestamp)>,
+        key: Key,
+        (wanted, is_there): (&Value, bool),
+        now: Timestamp,
+    ) -> bool {
+        if is_there {
+            return false;
+        }
+        let last = before.get(&key).filter(|(last, _)| same_words(last, wanted));
+        let at = last.map(|(_, at)| *at).filter(|at| now.duration_since(*at) < AGAIN);
+        self.last.insert(key, (wanted.clone(), at.unwrap_or(now)));
+        at.is_none()
+    }
+
+    /// What is gone meanwhile, or was written by somebody else, is looked at again; what is refused keeps no other waiting.
+    fn wrote(&mut self, key: &Key, written: Result<(), ClusterError>) -> Result<(), ClusterError> {
+        let (kind, namespace, name) = key;
+        match written {
+            Ok(()) => {}
+            Err(error @ (ClusterError::Refused(_) | ClusterError::Uncertain(_))) => {
+                tracing::warn!(kind = kind.name(), namespace, name, %error, "its status is not written");
+            }
+            Err(ClusterError::Absent(_) | ClusterError::Conflict(_)) => drop(self.last.remove(key)),
+            Err(error) => {
+                self.last.remove(key);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether both say the same, whenever it began.
+fn same_words(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let timeless = |(key, _): &(&String, &Value)| *key != "lastTransitionTime";
+            a.len() == b.len()
+                && a.iter()
+                    .filter(timeless)
+                    .all(|(key, value)| b.get(key).is_some_and(|other| same_words(value, other)))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_words(a, b)),
+        (a, b) => a == b,
     }
 }
 
@@ -87,12 +151,12 @@ fn holds(there: &Value, wanted: &Value) -> bool {
         && ["targets", "sidecars"].iter().all(|field| there[field] == wanted[field])
 }
 
-async fn apply(declarations: &Declarations, id: &ObjectId, status: Value) -> Result<(), ClusterError> {
+async fn apply(declarations: &Declarations, (id, uid): (&ObjectId, &str), status: Value) -> Result<(), ClusterError> {
     let ObjectId { kind, namespace, name } = id;
     let api = api(declarations, Watched::Ours(*kind), namespace);
     let body = json!({
         "apiVersion": format!("{}/{}", crd::GROUP, crd::VERSION), "kind": Kind::as_str(*kind),
-        "metadata": {"namespace": namespace, "name": name}, "status": status,
+        "metadata": {"namespace": namespace, "name": name, "uid": uid}, "status": status,
     });
     let params = PatchParams::apply(MANAGER).force();
     call(Call::Write, api.patch_status(name, &params, &Patch::Apply(body))).await.map(drop)
@@ -126,14 +190,22 @@ fn is_ours(parent: &Value) -> bool {
     parent["controllerName"] == CONTROLLER
 }
 
-/// All parents of a route as its status should have them.
+/// All parents of a route as its status should have them: ours where they are, so that nobody has to write them back.
 fn parents(there: &Value, wanted: Option<&RouteStatus>, now: &str) -> Value {
     let before: Vec<&Value> = there["parents"].as_array().into_iter().flatten().collect();
-    let mut all: Vec<Value> = before.iter().filter(|one| !is_ours(one)).map(|one| (*one).clone()).collect();
-    if let Some(wanted) = wanted {
-        let ours: Vec<&Value> = before.into_iter().filter(|one| is_ours(one)).collect();
-        all.extend(wanted.parents.iter().map(|parent| of_parent(parent, wanted.generation, &ours, now)));
+    let ours: Vec<&Value> = before.iter().copied().filter(|one| is_ours(one)).collect();
+    let wanted = wanted.iter().flat_map(|w| w.parents.iter().map(|parent| of_parent(parent, w.generation, &ours, now)));
+    let mut wanted: Vec<Value> = wanted.collect();
+    let mut all: Vec<Value> = Vec::new();
+    for one in before {
+        let place = wanted.iter().position(|new| new["parentRef"] == one["parentRef"]);
+        match (is_ours(one), place) {
+            (false, _) => all.push(one.clone()),
+            (true, Some(place)) => all.push(wanted.remove(place)),
+            (true, None) => {}
+        }
     }
+    all.extend(wanted);
     all.into()
 }
 

@@ -37,6 +37,15 @@ pub fn compile(world: &World, node: &Node, wanted: &[Subscription]) -> Compiled 
     Compiled { answers, resources: closure.resources }
 }
 
+/// The services that a node's own sidecar stands before, of its instance, or of its whole workload where it gives none.
+pub fn served<'a>(world: &'a World, node: &Node) -> Vec<&'a ServiceName> {
+    match (world.workload(&node.workload), &node.instance) {
+        (None, _) => Vec::new(),
+        (Some(workload), None) => workload.services.iter().collect(),
+        (Some(workload), Some(id)) => workload.instances.get(id).into_iter().flatten().map(|(name, _)| name).collect(),
+    }
+}
+
 struct Closure<'a> {
     world: &'a World,
     node: &'a Node,

@@ -1,71 +1,69 @@
 //! Tells of circuits that open and close as Events, at the replica that leads.
 //!
-//! It decides which circuits there are: those of the service map, as sidecars with a proven identity report them, at all
-//! replicas. It deliberately does not ask sidecars: what it tells is as old as their last report.
+//! It decides which circuits there are: what sidecars report that proved who they are, at all replicas, of pods and services that
+//! exist. It deliberately does not ask sidecars: what it tells is as old as their last report.
 
 use super::Kubernetes;
 use crate::shared::Shared;
 use crate::traces;
 use fusewire_api::v1;
-use fusewire_kubernetes::crd::Kind;
-use fusewire_kubernetes::{Events, OpenCircuit, Subject};
+use fusewire_kubernetes::crd::{Kind, ObjectId};
+use fusewire_kubernetes::{Events, OpenCircuit, Subject, SubjectKind};
 use fusewire_model::ServiceName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
-const LOOK: Duration = Duration::from_secs(2);
+/// As often as sidecars report.
+const LOOK: Duration = Duration::from_secs(5);
+/// Of one caller; more is no news.
+const MAX_OF_ONE: usize = 100;
 
 /// Until dropped.
 pub(super) async fn run(kubernetes: &Kubernetes, shared: &Shared) {
-    let mut events = Events::new(&kubernetes.cluster, shared.replicas.name());
+    let mut events = Events::new(&kubernetes.cluster, shared.replicas.name(), Instant::now());
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let map = traces::service_map(shared, v1::ServiceMapRequest::default()).await;
-        if map.replicas.iter().any(|replica| !replica.answered) {
-            continue; // what it would have said is not closed for that
-        }
-        if let Err(error) = events.look(open(kubernetes, shared, &map.nodes)).await {
-            tracing::warn!(%error, "an Event about a circuit cannot be written");
-        }
+        // where a replica does not answer, what it would have said is not closed for that
+        let Some(reporters) = traces::proven_reporters(shared).await else { continue };
+        events.look(open(kubernetes, shared, &reporters), Instant::now()).await;
     }
 }
 
-/// The circuits that are not closed, whose they are, and at whom.
+/// The circuits that are not closed, and the callers at which they are not.
 fn open(
     kubernetes: &Kubernetes,
     shared: &Shared,
-    nodes: &[v1::MapNode],
-) -> BTreeMap<OpenCircuit, (Subject, Vec<String>)> {
-    let standing = shared.in_force.borrow().standing.clone();
-    let mut all: BTreeMap<OpenCircuit, (Subject, Vec<String>)> = BTreeMap::new();
-    for node in nodes.iter().filter(|node| node.proven) {
-        let Ok(name) = ServiceName::parse(&node.name) else { continue };
-        let external = |id: &&fusewire_kubernetes::crd::ObjectId| {
-            id.kind == Kind::ExternalService && format!("{}.{}", id.name, id.namespace) == node.name
-        };
-        let subject = match kubernetes.discovery.service_of(&name) {
-            Some(id) => Subject::Service(id),
-            None => match standing.declared.objects.keys().find(external) {
-                Some(id) => Subject::ExternalService((id.namespace.clone(), id.name.clone())),
-                None => continue, // a service of files has no object that an Event could be about
-            },
-        };
-        for circuit in &node.circuits {
-            let instance = match &subject {
-                Subject::Service(id) if !circuit.instance.is_empty() => {
-                    kubernetes.discovery.pod_of(id, &circuit.instance)
-                }
-                _ => circuit.instance.clone(),
-            };
-            let circuit_of = OpenCircuit { service: node.name.clone(), instance };
-            let (_, callers) = all.entry(circuit_of).or_insert_with(|| (subject.clone(), Vec::new()));
-            callers.extend(circuit.callers.iter().cloned());
-            callers.sort();
-            callers.dedup();
+    reporters: &[v1::Reporter],
+) -> BTreeMap<OpenCircuit, BTreeSet<String>> {
+    let mut all: BTreeMap<OpenCircuit, BTreeSet<String>> = BTreeMap::new();
+    for reporter in reporters {
+        for breaker in reporter.breakers.iter().take(MAX_OF_ONE) {
+            if let Some(circuit) = circuit(kubernetes, shared, breaker) {
+                all.entry(circuit).or_default().insert(reporter.workload.clone());
+            }
         }
     }
     all
+}
+
+/// `None`: of no object that there is, such as a service of files.
+fn circuit(kubernetes: &Kubernetes, shared: &Shared, breaker: &v1::BreakerReport) -> Option<OpenCircuit> {
+    let service = ServiceName::parse(&breaker.service).ok()?;
+    if let Some(((namespace, name), uid)) = kubernetes.discovery.service_of(&service) {
+        let of = (namespace.clone(), name.clone());
+        let instance = match breaker.instance.as_str() {
+            "" => String::new(),
+            instance => kubernetes.discovery.pod_of(&of, instance)?,
+        };
+        let subject = Subject { kind: SubjectKind::Service, namespace, name, uid };
+        return Some(OpenCircuit { subject, service: breaker.service.clone(), instance });
+    }
+    let (name, namespace) = breaker.service.split_once('.')?;
+    let id = ObjectId { kind: Kind::ExternalService, namespace: namespace.into(), name: name.into() };
+    let uid = shared.in_force.borrow().standing.declared.objects.get(&id)?.uid.clone();
+    let subject = Subject { kind: SubjectKind::ExternalService, namespace: id.namespace, name: id.name, uid };
+    Some(OpenCircuit { subject, service: breaker.service.clone(), instance: breaker.instance.clone() })
 }

@@ -7,12 +7,11 @@
 //! Invariant: of what objects declare, each has the number of the last change that concerned it.
 
 use fusewire_kubernetes::crd::ObjectId;
-use fusewire_kubernetes::{Declared, Discovery, KnownService, ServiceId, Snapshot, declared};
+use fusewire_kubernetes::{Around, Concern, Declared, Discovery, ServiceId, Snapshot, declared};
 use fusewire_model::ServiceName;
-use fusewire_model::resource::Key;
-use fusewire_model::service::{Allow, Protocol, Service};
+use fusewire_model::service::{Allow, Protocol, Service, UnixTime};
 use fusewire_model::world::Mesh;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What objects of the cluster declare, as it is in force.
@@ -23,69 +22,71 @@ pub(crate) struct Standing {
     pub(crate) number: u64,
     /// The change that last concerned each object.
     pub(crate) since: BTreeMap<ObjectId, u64>,
-    /// By which a sidecar is known to be concerned by some object.
-    pub(crate) counted: BTreeSet<Key>,
+    /// Which objects concern a sidecar by what.
+    pub(crate) concerns: BTreeMap<Concern, Vec<ObjectId>>,
+}
+
+/// What all is made of.
+#[derive(Debug)]
+struct Inputs {
+    written: Arc<Mesh>,
+    found: Arc<BTreeMap<ServiceName, Service>>,
+    objects: Arc<Snapshot>,
+    services_version: u64,
+    /// Of Services of which an object holds a single instance.
+    pods: BTreeMap<ServiceId, BTreeMap<String, String>>,
+}
+
+impl Inputs {
+    fn now(discovery: &Discovery, written: &Arc<Mesh>) -> Self {
+        // before the services, so that a change between the two is seen again
+        let services_version = discovery.services_version();
+        let objects = discovery.declarations().now();
+        let pods = discovery.pods(&objects.held_instances());
+        Self { written: written.clone(), found: discovery.services(), objects, services_version, pods }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.written, &other.written)
+            && Arc::ptr_eq(&self.found, &other.found)
+            && Arc::ptr_eq(&self.objects, &other.objects)
+            && (self.services_version, &self.pods) == (other.services_version, &other.pods)
+    }
 }
 
 /// What is in force, and what it was made of.
 #[derive(Debug)]
 pub(super) struct Merged {
-    written: Arc<Mesh>,
-    found: Arc<BTreeMap<ServiceName, Service>>,
-    objects: Arc<Snapshot>,
-    services_version: u64,
-    known: BTreeMap<ServiceId, KnownService>,
+    inputs: Inputs,
+    /// Then objects mean something else.
+    until: Option<UnixTime>,
     pub(super) standing: Arc<Standing>,
     pub(super) mesh: Arc<Mesh>,
 }
 
 impl Merged {
-    pub(super) fn of(discovery: &Discovery, written: &Arc<Mesh>, before: Option<Self>) -> Self {
-        let (services_version, found) = (discovery.services_version(), discovery.services());
-        let objects = discovery.declarations().now();
-        let needed = objects.held_instances();
-        let is_as_before = |before: &Self| {
-            Arc::ptr_eq(&before.written, written)
-                && Arc::ptr_eq(&before.objects, &objects)
-                && before.services_version == services_version
-        };
-        let (standing, known) = match before {
-            Some(ref before) if is_as_before(before) && needed.is_empty() => (before.standing.clone(), None),
-            Some(ref before) => {
-                let known = discovery.known(&needed);
-                let same = is_as_before(before) && before.known == known;
-                let new = || stand(discovery, &objects, &known, written, &before.standing);
-                (if same { before.standing.clone() } else { new() }, Some(known))
+    pub(super) fn of(discovery: &Discovery, written: &Arc<Mesh>, now: UnixTime, before: Option<Self>) -> Self {
+        let inputs = Inputs::now(discovery, written);
+        let before = match before {
+            Some(before) if before.inputs.is_same(&inputs) && before.until.is_none_or(|until| now < until) => {
+                return before;
             }
-            None => {
-                let known = discovery.known(&needed);
-                (stand(discovery, &objects, &known, written, &Arc::default()), Some(known))
-            }
+            before => before.map(|before| before.standing).unwrap_or_default(),
         };
-        let mesh = before.as_ref().filter(|before| {
-            Arc::ptr_eq(&before.written, written)
-                && Arc::ptr_eq(&before.found, &found)
-                && Arc::ptr_eq(&before.standing, &standing)
-        });
-        let mesh = match mesh {
-            Some(before) => before.mesh.clone(),
-            None if found.is_empty() && standing.declared.is_empty() => written.clone(),
-            None => Arc::new(together(written, &found, &standing.declared)),
+        let standing = stand(discovery, &inputs, now, &before);
+        let mesh = match inputs.found.is_empty() && standing.declared.is_empty() {
+            true => written.clone(),
+            false => Arc::new(together(written, &inputs.found, &standing.declared)),
         };
-        let known = known.or(before.map(|before| before.known)).unwrap_or_default();
-        Self { written: written.clone(), found, objects, services_version, known, standing, mesh }
+        Self { until: inputs.objects.next_end(now), inputs, standing, mesh }
     }
 }
 
 /// What is declared now; the same allocation as before where that means and says the same.
-fn stand(
-    discovery: &Discovery,
-    objects: &Snapshot,
-    known: &BTreeMap<ServiceId, KnownService>,
-    written: &Mesh,
-    before: &Arc<Standing>,
-) -> Arc<Standing> {
-    let declared = declared(discovery.setting(), objects, known, written, &before.declared);
+fn stand(discovery: &Discovery, inputs: &Inputs, now: UnixTime, before: &Arc<Standing>) -> Arc<Standing> {
+    let known = discovery.known(&inputs.pods);
+    let around = Around { known: &known, found: &inputs.found, written: &inputs.written, now };
+    let declared = declared(discovery.setting(), &inputs.objects, &around, &before.declared);
     if declared == before.declared {
         return before.clone();
     }
@@ -95,8 +96,13 @@ fn stand(
         (id.clone(), before.since.get(id).copied().filter(|_| same).unwrap_or(number))
     });
     let since = since.collect();
-    let counted = declared.objects.values().flat_map(|told| told.keys.iter().cloned()).collect();
-    Arc::new(Standing { declared, number, since, counted })
+    let mut concerns: BTreeMap<Concern, Vec<ObjectId>> = BTreeMap::new();
+    for (id, told) in &declared.objects {
+        for concern in &told.concerns {
+            concerns.entry(concern.clone()).or_default().push(id.clone());
+        }
+    }
+    Arc::new(Standing { declared, number, since, concerns })
 }
 
 fn together(written: &Mesh, found: &BTreeMap<ServiceName, Service>, declared: &Declared) -> Mesh {

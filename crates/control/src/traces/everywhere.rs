@@ -134,6 +134,23 @@ pub(crate) async fn service_map(shared: &Shared, asked: v1::ServiceMapRequest) -
     if asked.this_replica_only {
         return whole;
     }
+    let mut reporters = heard_everywhere(shared, &mut whole).await;
+    let world = shared.in_force.borrow().world.clone();
+    map::leave_out_what_is_not_theirs(&mut reporters, |service, workload| serves(&world, service, workload));
+    (whole.nodes, whole.edges) = map::build(&reporters);
+    whole
+}
+
+/// What sidecars that proved who they are told lately, to whichever replica; `None` where one did not answer.
+pub(crate) async fn proven_reporters(shared: &Shared) -> Option<Vec<v1::Reporter>> {
+    let mut whole = shared.traces.map_here();
+    let mut reporters = heard_everywhere(shared, &mut whole).await;
+    reporters.retain(|reporter| reporter.proven);
+    whole.replicas.iter().all(|replica| replica.answered).then_some(reporters)
+}
+
+/// What sidecars told to this replica, which `whole` has, and to the others, who are noted there.
+async fn heard_everywhere(shared: &Shared, whole: &mut v1::ServiceMapResponse) -> Vec<v1::Reporter> {
     let (answers, replicas) = replicas::ask_all(shared, |mut client| async move {
         client.service_map(v1::ServiceMapRequest { this_replica_only: true }).await
     })
@@ -143,11 +160,7 @@ pub(crate) async fn service_map(shared: &Shared, asked: v1::ServiceMapRequest) -
         whole.reporters.extend(answer.reporters);
         whole.refused_reports += answer.refused_reports;
     }
-    let mut reporters = heard_last(std::mem::take(&mut whole.reporters));
-    let world = shared.in_force.borrow().world.clone();
-    map::leave_out_what_is_not_theirs(&mut reporters, |service, workload| serves(&world, service, workload));
-    (whole.nodes, whole.edges) = map::build(&reporters);
-    whole
+    heard_last(std::mem::take(&mut whole.reporters))
 }
 
 /// Whether the service's instances have that identity's path.

@@ -20,7 +20,7 @@ mod store;
 mod weigh;
 
 pub(crate) use clear::serve as serve_clear;
-pub(crate) use everywhere::{get, list, service_map};
+pub(crate) use everywhere::{get, list, proven_reporters, service_map};
 pub(crate) use otlp::{METRICS_SERVICE, Receivers, TRACE_SERVICE};
 
 use crate::shared::lock;

@@ -28,6 +28,8 @@ impl fmt::Display for ObjectId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     pub id: ObjectId,
+    /// Of this object alone: one that is made anew under the same name has another.
+    pub uid: String,
     /// What conditions are about.
     pub generation: i64,
     /// RFC 3339, in UTC and whole seconds, as API servers write it: in the order of time as text.
@@ -53,7 +55,8 @@ impl Object {
         let id = ObjectId { kind, namespace: text("namespace")?, name: text("name")? };
         let generation = metadata["generation"].as_i64().unwrap_or_default();
         let created = text("creationTimestamp").unwrap_or_default();
-        Some(Self { meta: Meta { id, generation, created }, spec: document["spec"].clone() })
+        let uid = text("uid").unwrap_or_default();
+        Some(Self { meta: Meta { id, uid, generation, created }, spec: document["spec"].clone() })
     }
 
     /// The oldest first, then by namespace and name (GEP-713).

@@ -81,7 +81,7 @@ fn enforced(verdict: &Verdict, sidecars: Option<Sidecars>) -> (Truth, &'static s
         return (Truth::False, "NotAccepted", "it is not in force: see Accepted".into());
     }
     match sidecars {
-        None => (Truth::Unknown, "Pending", "the sidecars have not been asked yet".into()),
+        None => (Truth::Unknown, "Pending", "not every control plane has said yet which sidecars run with it".into()),
         // as `fusewire wait --for=enforced` has it: nobody is left who lacks it
         Some(Sidecars { connected: 0, .. }) => (Truth::True, "NoSidecars", "no connected sidecar uses it".into()),
         Some(Sidecars { enforcing, connected }) if enforcing >= connected => {

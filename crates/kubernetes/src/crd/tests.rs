@@ -41,6 +41,8 @@ fn translated(objects: &[Object]) -> Output {
         routes: &routes,
         trust_domain: &TrustDomain::parse("shop.local").unwrap(),
         cluster_domain: "cluster.local",
+        is_taken: &|host| host.host() == "written.elsewhere",
+        now: 1_790_000_000,
     })
 }
 

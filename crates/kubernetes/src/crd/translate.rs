@@ -17,8 +17,8 @@ use super::target::{TargetKind, TargetRef};
 use super::{Kind, target};
 use crate::known::{KnownService, RouteId, ServiceId};
 use fusewire_model::policy::Policy;
-use fusewire_model::route::Route;
-use fusewire_model::service::{Allow, Override, Service};
+use fusewire_model::route::{Authority, Route};
+use fusewire_model::service::{Allow, Override, Service, UnixTime};
 use fusewire_model::{PolicyName, ServiceName, TrustDomain};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,6 +39,9 @@ pub struct Objects<'a> {
     pub trust_domain: &'a TrustDomain,
     /// Such as `cluster.local`.
     pub cluster_domain: &'a str,
+    /// Whether callers mean something else by a host, that is no Service's or ExternalService's name.
+    pub is_taken: &'a dyn Fn(&Authority) -> bool,
+    pub now: UnixTime,
 }
 
 /// What it means.
@@ -84,7 +87,8 @@ impl Said {
 /// What is to be said of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it, or a part of it, is in force. Reasons: `Accepted`, `Invalid`, `TargetNotFound`, `Conflicted`.
+    /// Whether it, or a part of it, is in force. Reasons: `Accepted`, `Invalid`, `TargetNotFound`, `Conflicted`,
+    /// `Expired`.
     pub accepted: Said,
     /// Whether all that it names exists. Reasons: `ResolvedRefs`, `TargetNotFound`, `BackendNotFound`, `InstanceNotFound`.
     pub resolved: Said,

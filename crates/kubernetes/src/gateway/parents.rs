@@ -7,6 +7,12 @@ use crate::known::ServiceId;
 /// Why a parent has no part of it: the condition's reason, and what is to be said.
 pub(super) type Refused = (&'static str, String);
 
+/// Whether a route was written elsewhere for this port.
+pub(super) fn is_routed(input: &Input<'_>, id: &ServiceId, port: u16) -> bool {
+    let name = input.services.get(id).and_then(|known| known.name_of(id, port));
+    name.is_some_and(|name| (input.is_routed)(&name))
+}
+
 /// The Service, and its ports: all, or the one of that number or name.
 pub(super) fn ports(
     input: &Input<'_>,

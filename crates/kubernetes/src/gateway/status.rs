@@ -70,7 +70,9 @@ fn accepted(
     if lost.is_empty() {
         return said(true, "Accepted", String::new());
     }
-    let message = format!("a GRPCRoute has port {} of Service {}/{}", lost.join(", "), id.0, id.1);
+    let elsewhere = ports.iter().any(|port| parents::is_routed(input, &id, *port));
+    let other = if elsewhere { "a route of the control plane's own files" } else { "a GRPCRoute" };
+    let message = format!("{other} has port {} of Service {}/{}", lost.join(", "), id.0, id.1);
     match lost.len() == ports.len() {
         true => said(false, "Conflicted", message),
         false => said(true, "Accepted", message),

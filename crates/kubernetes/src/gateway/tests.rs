@@ -48,6 +48,7 @@ fn all(http: &[Value], grpc: &[Value], grants: &[Value]) -> Output {
         services: &services,
         policy: &policy,
         rule_policy: &|_, _| None,
+        is_routed: &|_| false,
         cluster_domain: "cluster.local",
     })
 }

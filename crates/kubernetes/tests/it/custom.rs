@@ -36,6 +36,8 @@ fn translated(documents: &[Value]) -> Output {
         routes: &BTreeMap::from([(front, vec!["search".to_owned()])]),
         trust_domain: &TrustDomain::default(),
         cluster_domain: "cluster.local",
+        is_taken: &|_| false,
+        now: 1_790_000_000,
     })
 }
 

@@ -3,14 +3,13 @@
 use crate::objects::service;
 use crate::{cluster, until};
 use fusewire_kubernetes::crd::{ObjectId, Sidecars};
-use fusewire_kubernetes::{CONTROLLER, Declared, Discovery, Setting, declared, write_statuses};
+use fusewire_kubernetes::{Around, CONTROLLER, Concern, Declared, Discovery, Setting, StatusWriter, declared};
 use fusewire_model::TrustDomain;
 use fusewire_model::service::Hold;
 use fusewire_model::world::Mesh;
 use fusewire_model::yaml;
 use fusewire_testkit::KubeApi;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 struct Bed {
@@ -18,6 +17,15 @@ struct Bed {
     discovery: Arc<Discovery>,
     written: Mesh,
     now: Declared,
+    writer: StatusWriter,
+}
+
+/// What is declared now.
+fn look(discovery: &Discovery, written: &Mesh, before: &Declared) -> Declared {
+    let objects = discovery.declarations().now();
+    let known = discovery.known(&discovery.pods(&objects.held_instances()));
+    let around = Around { known: &known, found: &discovery.services(), written, now: 1_790_000_000 };
+    declared(discovery.setting(), &objects, &around, before)
 }
 
 impl Bed {
@@ -33,23 +41,22 @@ impl Bed {
         tokio::time::timeout(std::time::Duration::from_secs(30), discovery.settled()).await.unwrap();
         let source = yaml::Source { name: "mesh.yaml".into(), text: written.into() };
         let written = yaml::parse(&[source]).unwrap().mesh;
-        Self { api, discovery, written, now: Declared::default() }
+        Self { api, discovery, written, now: Declared::default(), writer: StatusWriter::default() }
     }
 
     /// Takes in what there is, once it is `wanted`.
     async fn until(&mut self, what: &str, wanted: impl Fn(&Declared) -> bool) {
         let (discovery, written, before) = (self.discovery.clone(), self.written.clone(), self.now.clone());
         self.now = until(what, || {
-            let known = discovery.known(&discovery.declarations().now().held_instances());
-            let now = declared(discovery.setting(), &discovery.declarations().now(), &known, &written, &before);
+            let now = look(&discovery, &written, &before);
             wanted(&now).then_some(now)
         })
         .await;
     }
 
-    async fn write(&self, sidecars: Sidecars) {
+    async fn write(&mut self, sidecars: Sidecars) {
         let at = "2026-11-26T12:00:00Z".parse().unwrap();
-        write_statuses(self.discovery.declarations(), &self.now, |_| Some(sidecars), at).await.unwrap();
+        self.writer.write(self.discovery.declarations(), &self.now, |_| Some(sidecars), at).await.unwrap();
     }
 
     fn writes(&self) -> usize {
@@ -131,8 +138,11 @@ async fn a_rule_takes_the_policy_that_targets_it_and_its_own_timeouts_go_on_top(
     assert_eq!(copy.timeout.idle.unwrap().as_secs(), 9, "the rest is the policy's");
     let of = |rule: usize| now.routes[0].rules[rule].policy.as_ref().unwrap().to_string();
     assert_eq!((of(0), of(1)), ("front.shop.httproute.0".into(), "front.shop".into()));
-    let keys: Vec<&str> = now.objects.values().flat_map(|told| &told.keys).map(|key| key.name.as_str()).collect();
-    assert_eq!(keys, ["front.shop", "front.shop.httproute.0"]);
+    let names = now.objects.values().flat_map(|told| &told.concerns).map(|concern| match concern {
+        Concern::Holds(key) => key.name.as_str(),
+        Concern::Serves(service) => service.as_str(),
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["front.shop", "front.shop.httproute.0"]);
 }
 
 #[tokio::test]
@@ -216,26 +226,32 @@ async fn statuses_are_written_when_they_are_other_and_leave_those_of_others_alon
     assert_eq!((&parents[0], &parents[1]["controllerName"]), (&foreign, &json!(CONTROLLER)));
     assert_eq!(parents[1]["conditions"][0]["status"], "True");
 
-    // the watch tells of what was written, and then there is nothing to write
+    // once the watch has told, and before
     let steady = bed.writes();
-    until("the watch has told", || {
-        let told = bed.discovery.declarations().changed();
-        let _ = told;
-        bed.api.bookmark();
-        Some(())
-    })
-    .await;
-    let mut quiet = 0;
-    while quiet < 3 {
-        let before = bed.writes();
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // bounded wait
-        bed.write(Sidecars { enforcing: 1, connected: 2 }).await;
-        quiet = if bed.writes() == before { quiet + 1 } else { 0 };
-        assert!(bed.writes() < steady + 20, "it goes on writing");
-    }
+    bed.write(Sidecars { enforcing: 1, connected: 2 }).await;
+    let told = bed.discovery.declarations().changed();
+    until("the watch has told", || told.has_changed().unwrap().then_some(())).await;
+    bed.write(Sidecars { enforcing: 1, connected: 2 }).await;
+    assert_eq!(bed.writes(), steady, "it is there already");
+
+    // conditions of others stay, and one that is ours no more goes
+    let mut object = bed.api.get(POLICIES, "shop", "web").unwrap();
+    let theirs = json!({"type": "Reviewed", "status": "True", "reason": "Yes", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    object["status"]["conditions"].as_array_mut().unwrap().push(theirs);
+    object["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+    bed.api.put(object);
+    bed.api.put(policy("earlier", web(), "1s"));
+    bed.until("another has the target", |now| now.objects.values().any(|told| told.verdict.conflicted.is_some())).await;
     bed.write(Sidecars { enforcing: 2, connected: 2 }).await;
-    let enforced = condition(&bed.status(POLICIES, "web"), "Enforced");
-    assert_eq!(enforced.0, "True");
+    let status = bed.status(POLICIES, "web");
+    assert_eq!((condition(&status, "Reviewed").0, condition(&status, "Conflicted").0), ("True".into(), "True".into()));
+    bed.api.remove(POLICIES, "shop", "earlier");
+    bed.until("it has the target again", |now| now.objects.values().all(|told| told.verdict.conflicted.is_none()))
+        .await;
+    bed.write(Sidecars { enforcing: 2, connected: 2 }).await;
+    let status = bed.status(POLICIES, "web");
+    assert_eq!((condition(&status, "Reviewed").0, condition(&status, "Enforced").0), ("True".into(), "True".into()));
+    assert_eq!(status["conditions"].as_array().unwrap().len(), 4, "{status}");
 
     // a route whose parent is no Service any more is somebody else's
     let mut elsewhere = bed.api.get(ROUTES, "shop", "front").unwrap();
@@ -257,23 +273,85 @@ async fn a_kind_that_is_not_installed_has_no_objects_until_it_is() {
     until("it is no failure", || discovery.age().failing.is_none().then_some(())).await;
     api.put(route("front", to_web(), json!([])));
     api.hide(&[]);
-    until("it is found", || {
-        let now = discovery.declarations().now();
-        let declared = declared(
-            discovery.setting(),
-            &now,
-            &discovery.known(&BTreeSet::new()),
-            &Mesh::empty(TrustDomain::default()),
-            &Declared::default(),
-        );
-        (!declared.route_statuses.is_empty()).then_some(())
-    })
-    .await;
-    // what was there does not go because a server that has only just begun does not know its kind
+    until("it is found", || (discovery.declarations().now().routes() == 1).then_some(())).await;
+    // what was there does not go because a server that has only just begun does not know its kind, but once that stays so
     api.hide(&["GET /apis/gateway.networking.k8s.io/v1/httproutes"]);
     api.cut();
     until("it is said", || discovery.age().failing).await;
     assert_eq!(discovery.declarations().now().routes(), 1);
+    until("it is gone", || (discovery.declarations().now().routes() == 0).then_some(())).await;
+    until("which is no failure", || discovery.age().failing.is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn nobody_takes_a_name_that_is_anothers() {
+    let mut bed = Bed::new("services: {billing: , eu.billing.example: {authorities: [\"pay.example:443\"]}}").await;
+    let external = |hosts: Value| {
+        ours("ExternalService", "mine", json!({"hosts": hosts, "instances": [{"address": "203.0.113.1:80"}]}))
+    };
+    for host in [
+        "billing",
+        "web",
+        "10.96.0.1:80",
+        "[fd00::1]:80",
+        "web.shop:80",
+        "eu.billing.example",
+        "pay.example:443",
+        "pay.example",
+    ] {
+        bed.api.put(external(json!(["good.example", host])));
+        let hosts = |now: &Declared| now.objects.values().any(|told| told.verdict.accepted.message.contains(host));
+        bed.until(&format!("{host} is refused"), hosts).await;
+        assert!(bed.now.routes.is_empty(), "{host}");
+        assert!(!bed.now.objects.values().next().unwrap().verdict.accepted.message.contains("stays in force"));
+    }
+    bed.api.put(external(json!(["good.example"])));
+    bed.until("a name of nobody else", |now| now.routes.len() == 1).await;
+    // one that somebody else gets later, is theirs
+    bed.api.put(service("example", "good", json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]})));
+    bed.until("it is lost", |now| now.routes.is_empty()).await;
+    let accepted = &bed.now.objects.values().next().unwrap().verdict.accepted;
+    assert_eq!((accepted.is_true, accepted.reason), (false, "Conflicted"));
+}
+
+#[tokio::test]
+async fn a_hold_whose_time_is_over_holds_nothing_and_claims_nothing() {
+    let mut bed = Bed::new("").await;
+    let hold = |until: &str| {
+        let target = json!({"kind": "Service", "name": "web"});
+        json!({"targetRef": target, "breaker": "open", "owner": "o", "reason": "r", "until": until})
+    };
+    bed.api.put(ours("BreakerOverride", "old", hold("2026-01-01T00:00:00Z")));
+    bed.api.put(ours("BreakerOverride", "zz-new", hold("2031-01-01T00:00:00Z")));
+    bed.until("one of them holds", |now| now.objects.len() == 2 && now.overrides.len() == 1).await;
+    let reasons: Vec<&str> = bed.now.objects.values().map(|told| told.verdict.accepted.reason).collect();
+    assert_eq!(reasons, ["Expired", "Accepted"]);
+    let next = bed.discovery.declarations().now().next_end(1_790_000_000);
+    assert_eq!(next, Some(1_924_992_000));
+}
+
+#[tokio::test]
+async fn one_status_that_is_refused_keeps_no_other_waiting() {
+    let mut bed = Bed::new("").await;
+    bed.api.put(policy("a", web(), "2s"));
+    bed.api.put(policy("b", json!({"kind": "Service", "name": "cart"}), "2s"));
+    bed.until("both are there", |now| now.objects.len() == 2).await;
+    bed.api.refuse(&["PATCH /apis/fusewire.io/v1alpha1/namespaces/shop/resiliencepolicies/a/status"]);
+    bed.write(Sidecars::default()).await;
+    assert!(bed.status(POLICIES, "a").is_null());
+    assert_eq!(condition(&bed.status(POLICIES, "b"), "Accepted").0, "True");
+}
+
+#[tokio::test]
+async fn a_route_in_a_file_goes_before_one_of_the_gateway_api_for_the_same_port() {
+    let file = "services: {web.shop: , cart.shop: }\nroutes: {mine: {authority: web.shop, to: cart.shop}}";
+    let mut bed = Bed::new(file).await;
+    bed.api.put(route("front", to_web(), json!([{"backendRefs": to_cart()}])));
+    bed.until("it is looked at", |now| now.route_statuses.len() == 1).await;
+    assert!(bed.now.routes.is_empty());
+    let accepted = &bed.now.route_statuses[0].parents[0].conditions[0];
+    assert_eq!((accepted.is_true, accepted.reason), (false, "Conflicted"));
+    assert!(accepted.message.contains("own files"), "{}", accepted.message);
 }
 
 #[tokio::test]

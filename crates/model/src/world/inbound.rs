@@ -18,7 +18,7 @@ pub(crate) struct Workload {
     /// The services and ports of each instance id. An id is unique only within a service, so one may be in several.
     pub(crate) instances: BTreeMap<String, Vec<(ServiceName, u16)>>,
     /// Which services its instances are of.
-    services: BTreeSet<ServiceName>,
+    pub(crate) services: BTreeSet<ServiceName>,
 }
 
 type Services = BTreeMap<ServiceName, Arc<ServiceParts>>;

@@ -97,11 +97,16 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Out {
             Method::GET if path.name.is_empty() => Ok(list(&objects, &path, &query)),
             Method::GET => objects.get(&path).cloned().ok_or_else(|| super::objects::absent(&path)),
             Method::POST => {
-                let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                let text = |key: &str| body["metadata"][key].as_str().map(str::to_owned);
+                let made = || text("generateName").map(|prefix| format!("{prefix}{:05}", objects.version()));
+                let name = text("name").or_else(made).unwrap_or_default();
                 objects.create(&Path { name, ..path }, body)
             }
             Method::PUT => objects.replace(&path, body, part),
-            Method::PATCH => patched(&mut objects, &path, &body, (content, part)),
+            Method::PATCH => {
+                let manager = query.get("fieldManager").map(String::as_str).unwrap_or_default();
+                patched(&mut objects, &path, &body, (content, manager, part))
+            }
             Method::DELETE => objects.delete(&path, &body),
             _ => Err((405, "MethodNotAllowed", "the server does not allow this method".into())),
         }
@@ -190,14 +195,28 @@ fn list(objects: &Objects, path: &Path, query: &BTreeMap<String, String>) -> Val
     })
 }
 
-fn patched(objects: &mut Objects, path: &Path, body: &Value, (content, part): (&str, Part)) -> Result<Value, Refusal> {
+fn patched(
+    objects: &mut Objects,
+    path: &Path,
+    body: &Value,
+    (content, manager, part): (&str, &str, Part),
+) -> Result<Value, Refusal> {
+    let is_apply = content.starts_with("application/apply-patch");
     let Some(mut object) = objects.get(path).cloned() else {
-        if content.starts_with("application/apply-patch") {
+        if is_apply && matches!(part, Part::Main) {
             return objects.create(path, body.clone());
         }
         return Err(super::objects::absent(path));
     };
-    if content.starts_with("application/json-patch") {
+    let uid = &body["metadata"]["uid"];
+    if !uid.is_null() && *uid != object["metadata"]["uid"] {
+        return Err((409, "Conflict", format!("Precondition failed: UID in precondition: {uid}")));
+    }
+    if is_apply {
+        let before = objects.applied(path, manager);
+        let applied = patch::apply(&mut object, body, &before);
+        objects.set_applied(path, manager, applied);
+    } else if content.starts_with("application/json-patch") {
         patch::json(&mut object, body).map_err(|message| (422, "Invalid", message))?;
     } else {
         // one without a version applies to whatever is there

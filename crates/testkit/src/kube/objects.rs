@@ -1,7 +1,7 @@
 //! Objects, their versions, and what happened to them.
 
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where an object is: `core` or group with version, the plural, the namespace (empty: none), the name (empty: all).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +55,8 @@ pub(super) struct Objects {
     oldest: u64,
     uids: u64,
     bookmarks: u64,
+    /// Which entries of its lists each manager applied to an object.
+    applied: BTreeMap<(Path, String), BTreeSet<String>>,
 }
 
 /// One write.
@@ -73,6 +75,12 @@ pub(super) type Refusal = (u16, &'static str, String);
 impl Objects {
     pub(super) fn version(&self) -> u64 {
         self.version
+    }
+    pub(super) fn applied(&self, path: &Path, manager: &str) -> BTreeSet<String> {
+        self.applied.get(&(path.clone(), manager.to_owned())).cloned().unwrap_or_default()
+    }
+    pub(super) fn set_applied(&mut self, path: &Path, manager: &str, entries: BTreeSet<String>) {
+        self.applied.insert((path.clone(), manager.to_owned()), entries);
     }
     pub(super) fn bookmarks(&self) -> u64 {
         self.bookmarks

@@ -1,6 +1,38 @@
-//! Patches: JSON merge patch (RFC 7386), and of JSON patch (RFC 6902) add, replace, remove and test.
+//! Patches: JSON merge patch (RFC 7386), of JSON patch (RFC 6902) add, replace, remove and test, and of server-side apply what one
+//! manager after another does to fields and to lists whose entries have a `type`, such as conditions.
 
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// Server-side apply, by force. `before`: the entries that the same manager applied last; those that it leaves out go. What it applies now.
+pub(super) fn apply(target: &mut Value, patch: &Value, before: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut applied = BTreeSet::new();
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return applied;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    for (key, value) in fields {
+        let types: Option<BTreeSet<String>> = value.as_array().and_then(|items| items.iter().map(of_type).collect());
+        match (types, &mut target[key]) {
+            (Some(types), there) => {
+                let mut items = there.as_array().cloned().unwrap_or_default();
+                items.retain(|item| of_type(item).is_none_or(|of| !types.contains(&of) && !before.contains(&of)));
+                items.extend(value.as_array().into_iter().flatten().cloned());
+                *there = items.into();
+                applied.extend(types);
+            }
+            (None, there) => applied.extend(apply(there, value, before)),
+        }
+    }
+    applied
+}
+
+fn of_type(item: &Value) -> Option<String> {
+    item["type"].as_str().map(str::to_owned)
+}
 
 /// RFC 7386, section 2.
 pub(super) fn merge(target: &mut Value, patch: &Value) {

@@ -10,6 +10,7 @@ use fusewire_model::route::{Authority, Route};
 use fusewire_model::service::Service;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 pub(super) fn translate(setting: &mut Setting<'_>, objects: &[&Object], output: &mut Output) {
     let own = |object: &&Object| ServiceName::parse(&object.meta.id.mesh_name()).ok();
@@ -57,9 +58,16 @@ fn one(
     let places = [(service_at.as_str(), "spec"), (hosts_at.as_str(), "spec.hosts")];
     let mesh = read::mesh(document, setting.input.trust_domain, &places).map_err(invalid)?;
     let route = mesh.routes.into_iter().next();
-    let taken = |authority: &&Authority| is_taken(setting, authority, &own, externals);
-    if let Some(authority) = route.iter().flat_map(|route| &route.authorities).find(taken) {
-        return Err(invalid(format!("spec.hosts: {authority} is the name of another service in this cluster")));
+    for authority in route.iter().flat_map(|route| &route.authorities) {
+        let host = authority.host();
+        if !host.contains('.') || host.parse::<Ipv4Addr>().is_ok() || host.starts_with('[') {
+            let why = "is no name of a host elsewhere: it must have a dot, and be no address";
+            return Err(invalid(format!("spec.hosts: {authority} {why}")));
+        }
+        if is_taken(setting, authority, &own, externals) {
+            let message = format!("spec.hosts: {authority} is the name of another service of this mesh");
+            return Err(Said::no("Conflicted", message));
+        }
     }
     let service = mesh.services.into_values().next().ok_or_else(|| invalid("spec: must be a service".into()))?;
     Ok((service, route))
@@ -70,7 +78,10 @@ fn is_taken(setting: &Setting<'_>, authority: &Authority, own: &str, externals: 
     let host = host.as_str();
     let cluster = host.ends_with(".svc") || host.ends_with(&format!(".svc.{}", setting.input.cluster_domain));
     let name = ServiceName::parse(host).ok();
-    cluster || name.is_some_and(|name| host != own && (setting.names.contains(&name) || externals.contains(&name)))
+    let mine = host == own;
+    cluster
+        || !mine && (setting.input.is_taken)(authority)
+        || name.is_some_and(|name| !mine && (setting.names.contains(&name) || externals.contains(&name)))
 }
 
 /// The route with those hosts that no older object has.

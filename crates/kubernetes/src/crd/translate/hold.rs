@@ -20,6 +20,10 @@ pub(super) fn translate(setting: &Setting<'_>, object: &Object, held: &mut Held,
             let shown = refs::shown(&targets);
             match hold(setting, object) {
                 Err(why) => Verdict::invalid(shown, why),
+                Ok(one) if one.until.is_some_and(|until| until <= setting.input.now) => {
+                    let accepted = Said::no("Expired", "its time is over: delete it, or give it another spec.until");
+                    Verdict { accepted, ..Verdict::accepted(shown) }
+                }
                 Ok(one) => {
                     let (services, missing) = setting.services(&id.namespace, &targets);
                     let mut verdict = Verdict::accepted(shown);
