@@ -1,0 +1,268 @@
+//! Injected pods on a node. What the API server would store is made by the admission webhook of a control plane that was
+//! installed as `fusewire install` does, and what a kubelet would do with it is done: in network namespaces, with the
+//! containers, users, volumes, probes and the order of ends that stand in the pod.
+//!
+//! `kubelet.rs` has a pod's life, `container.rs` one container, `node.rs` what Kubernetes has beside them.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "pods/admission.rs"]
+mod admission;
+#[path = "pods/cluster.rs"]
+mod cluster;
+#[path = "pods/container.rs"]
+mod container;
+#[path = "pods/controllers.rs"]
+mod controllers;
+#[path = "pods/kubelet.rs"]
+mod kubelet;
+#[path = "pods/node.rs"]
+mod node;
+#[path = "pods/probes.rs"]
+mod probes;
+#[path = "pods/volumes.rs"]
+mod volumes;
+
+use cluster::Cluster;
+use fusewire_testkit::eventually;
+use fusewire_testkit::netns::Tap;
+use fusewire_testkit::process::tool;
+use serde_json::{Value, json};
+use std::process::Command;
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {fusewire.io/inject: enabled}, annotations: {fusewire.io/access-log: json}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  clusterIP: 10.96.0.10
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+";
+
+/// One pod of the service; `NAME` is its name.
+const WEB: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, namespace: shop, labels: {app: web}}
+spec:
+  serviceAccountName: b
+  terminationGracePeriodSeconds: 20
+  securityContext: {runAsUser: 1000, runAsGroup: 1000}
+  containers:
+  - name: web
+    image: python:3
+    command: [sh, -c, BEGIN exec python3 /app/pod_server.py]
+    env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+    ports: [{name: http, containerPort: 8080}]
+    readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, failureThreshold: 1}
+    livenessProbe: {httpGet: {path: /live, port: http}, periodSeconds: 1, failureThreshold: 2}
+    lifecycle: {preStop: {sleep: {seconds: 3}}}
+";
+
+/// It calls for ever.
+const CLIENT: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop}
+spec:
+  serviceAccountName: a
+  securityContext: {runAsUser: 1000, runAsGroup: 1000}
+  containers:
+  - name: client
+    image: python:3
+    command: [python3, /app/pod_caller.py, web.shop.svc.cluster.local, /the-secret-question]
+";
+
+/// It asks once before it begins, and once more.
+const JOB: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: job, namespace: shop}
+spec:
+  restartPolicy: Never
+  securityContext: {runAsUser: 1000, runAsGroup: 1000}
+  initContainers:
+  - {name: first, image: 'python:3', command: [curl, -sS, --fail, --max-time, '20', 'http://web/from-the-first']}
+  containers:
+  - {name: job, image: 'python:3', command: [curl, -sS, --fail, --max-time, '20', 'http://web/from-the-job']}
+";
+
+const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/a";
+const CALLED: &str = "spiffe://cluster.local/ns/shop/sa/b";
+/// Answers that are looked at, where one has to be sure.
+const MANY: usize = 60;
+
+fn web(name: &str) -> String {
+    WEB.replace("NAME", name).replace("BEGIN ", "")
+}
+
+/// With `client`, which is answered by `web-1`.
+fn shop() -> Cluster {
+    let mut cluster = Cluster::new();
+    begin(&mut cluster);
+    cluster
+}
+
+fn begin(cluster: &mut Cluster) {
+    cluster.apply(&[SHOP, &web("web-1")].join("---"));
+    cluster.wait_ready("shop", "web-1");
+    cluster.apply(CLIENT);
+    eventually("web-1 answers", || answers(cluster).iter().any(|answer| answer.by == "web-1"));
+}
+
+/// What `client` was told.
+struct Answer {
+    status: u16,
+    by: String,
+    line: String,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+fn answers(cluster: &Cluster) -> Vec<Answer> {
+    let log = cluster.log("client", "client");
+    let all = log.split_inclusive('\n').filter_map(|line| {
+        let (_, said) = line.strip_suffix('\n')?.split_once(' ')?;
+        let (status, by) = (said.split(' ').next()?, said.rsplit(' ').next()?);
+        Some(Answer { status: status.parse().unwrap_or(0), by: by.into(), line: line.trim().into() })
+    });
+    all.collect()
+}
+
+/// Once `client` was told so often from now on, all that it was told since.
+fn next(cluster: &Cluster, count: usize) -> Vec<Answer> {
+    let before = answers(cluster).len();
+    eventually("the caller goes on", || answers(cluster).len() >= before + count);
+    answers(cluster).split_off(before)
+}
+
+#[track_caller]
+fn all_by(cluster: &Cluster, pod: &str) {
+    eventually(&format!("{pod} answers everything"), || {
+        let last = answers(cluster);
+        last.iter().rev().take(MANY).all(|answer| answer.status == 200 && answer.by == pod)
+    });
+}
+
+#[track_caller]
+fn none_failed(cluster: &Cluster, after: usize) {
+    let answers = answers(cluster).into_iter().skip(after);
+    let failed: Vec<String> = answers.filter(|answer| answer.status != 200).map(|answer| answer.line).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn pods_speak_mtls_probes_are_answered_and_who_speaks_in_clear_is_not() {
+    let mut cluster = Cluster::new();
+    let needles = &["the-secret-question", "the-secret-answer", "said-in-clear"];
+    let tap = Tap::new(&cluster.node.network, needles);
+    begin(&mut cluster);
+    next(&cluster, MANY);
+    let by_address = ["curl", "-sS", "--max-time", "20", "http://10.96.0.10/the-secret-question"];
+    assert_eq!(cluster.exec("shop", "client", "client", &by_address), "the-secret-answer of web-1\n");
+
+    // who is who, as each side sees it
+    let mut inbound = cluster.access_log("web-1");
+    inbound.retain(|line| line["direction"] == "inbound" && line["path"] == "/the-secret-question");
+    assert!(!inbound.is_empty() && inbound.iter().all(|line| line["peer"] == CALLER), "{inbound:?}");
+    let told: Value = serde_json::from_str(&cluster.control("1", &["endpoints", "web.shop", "-o", "json"])).unwrap();
+    assert!(told.to_string().contains(CALLED), "{told}");
+
+    // the wire
+    assert_eq!((tap.held(needles[0]), tap.held(needles[1]), tap.sent(8080)), (0, 0, 0));
+    assert!(tap.sent(15008) > 0, "mTLS is what it was");
+
+    // the kubelet's probes pass, an unknown caller does not
+    let pod = cluster.pod("web-1");
+    let probe = &pod["spec"]["containers"][0]["readinessProbe"]["httpGet"];
+    assert_eq!(probe, &json!({"path": "/app-health/web/readyz", "port": 15020}));
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "its liveness was answered too");
+    let url = format!("http://{}:8080/said-in-clear", pod["status"]["podIP"].as_str().unwrap());
+    let refused = cluster.node.host().told("curl", &["-s", "--max-time", "20", "-D", "-", &url]);
+    assert!(refused.starts_with("HTTP/1.1 403") && refused.contains("fusewire-reason: denied"), "{refused}");
+    assert!(tap.held(needles[2]) > 0, "what is in clear is seen");
+    none_failed(&cluster, 0);
+}
+
+#[test]
+fn a_pod_that_becomes_ready_is_called_one_that_is_not_is_not_and_a_deletion_fails_nothing() {
+    let mut cluster = shop();
+    cluster.apply(&WEB.replace("NAME", "web-2").replace("BEGIN", "touch /tmp/unready;"));
+    eventually("web-2 runs", || cluster.pod("web-2")["status"]["phase"] == "Running");
+    let quiet = next(&cluster, MANY);
+    assert!(!cluster.is_ready("web-2") && quiet.iter().all(|answer| answer.by == "web-1"), "{quiet:?}");
+    cluster.exec("shop", "web-2", "web", &["rm", "/tmp/unready"]);
+    eventually("web-2 answers too", || next(&cluster, 1).iter().any(|answer| answer.by == "web-2"));
+    cluster.exec("shop", "web-2", "web", &["touch", "/tmp/unready"]);
+    all_by(&cluster, "web-1");
+    cluster.exec("shop", "web-2", "web", &["rm", "/tmp/unready"]);
+    eventually("web-2 answers again", || next(&cluster, 1).iter().any(|answer| answer.by == "web-2"));
+
+    cluster.delete("web-1");
+    eventually("web-1 is gone", || cluster.pod("web-1").is_null());
+    all_by(&cluster, "web-2");
+    none_failed(&cluster, 0);
+}
+
+#[test]
+fn an_application_that_dies_or_falls_ill_is_left_alone_until_it_is_well() {
+    let mut cluster = shop();
+    cluster.apply(&web("web-2"));
+    cluster.wait_ready("shop", "web-2");
+    let restarts = || cluster.pod("web-1")["status"]["containerStatuses"][0]["restartCount"].as_u64();
+    let answers_again = |count: u64| {
+        eventually("web-1 is begun again", || restarts() == Some(count) && cluster.is_ready("web-1"));
+        eventually("web-1 answers again", || next(&cluster, 1).iter().any(|answer| answer.by == "web-1"));
+    };
+    answers_again(0);
+
+    let pid = cluster.pid("web-1", "web").to_string();
+    assert!(Command::new(tool("kill")).args(["-KILL", &pid]).status().unwrap().success());
+    eventually("web-1 is not ready", || !cluster.is_ready("web-1"));
+    all_by(&cluster, "web-2");
+    answers_again(1);
+
+    let before = answers(&cluster).len();
+    cluster.exec("shop", "web-1", "web", &["touch", "/tmp/sick"]);
+    answers_again(2);
+    none_failed(&cluster, before);
+}
+
+#[test]
+fn traffic_outlives_the_control_plane_and_pods_join_the_next_one() {
+    let mut cluster = shop();
+    cluster.crash_control("1");
+    let orphaned = next(&cluster, 2 * MANY);
+    assert!(orphaned.iter().all(|answer| answer.by == "web-1"), "{orphaned:?}");
+    cluster.start_control("2");
+    cluster.apply(&web("web-2"));
+    cluster.wait_ready("shop", "web-2");
+    eventually("web-2 answers too", || next(&cluster, 1).iter().any(|answer| answer.by == "web-2"));
+    none_failed(&cluster, 0);
+}
+
+#[test]
+fn a_job_is_done_once_its_application_is() {
+    let mut cluster = Cluster::new();
+    cluster.apply(&[SHOP, &web("web-1")].join("---"));
+    cluster.wait_ready("shop", "web-1");
+    cluster.apply(JOB);
+    eventually("the job is done", || {
+        ["Succeeded", "Failed"].contains(&cluster.pod("job")["status"]["phase"].as_str().unwrap_or_default())
+    });
+    let status = &cluster.pod("job")["status"];
+    assert_eq!(status["phase"], "Succeeded", "{status}: {}", cluster.log("job", "job"));
+    assert_eq!(cluster.log("job", "job"), "the-secret-answer of web-1\n");
+    assert_eq!(cluster.log("job", "first"), "the-secret-answer of web-1\n", "its init container has the mesh too");
+    let sidecar = &status["initContainerStatuses"][0];
+    assert_eq!((&sidecar["name"], &sidecar["state"]["terminated"]["exitCode"]), (&json!("fusewire"), &json!(0)));
+}
