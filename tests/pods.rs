@@ -61,8 +61,10 @@ spec:
     ports: [{name: http, containerPort: 8080}]
     readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, failureThreshold: 1}
     livenessProbe: {httpGet: {path: /live, port: http}, periodSeconds: 1, failureThreshold: 2}
-    lifecycle: {preStop: {sleep: {seconds: 3}}}
+    lifecycle: {preStop: {sleep: {seconds: 2}}}
 ";
+/// The last line of it.
+const SLEEP: &str = "    lifecycle: {preStop: {sleep: {seconds: 2}}}\n";
 
 /// It calls for ever.
 const CLIENT: &str = "
@@ -90,6 +92,12 @@ spec:
   - {name: first, image: 'python:3', command: [curl, -sS, --fail, --max-time, '20', 'http://web/from-the-first']}
   containers:
   - {name: job, image: 'python:3', command: [curl, -sS, --fail, --max-time, '20', 'http://web/from-the-job']}
+";
+
+const RESTRICTED: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: safe, labels: {fusewire.io/inject: enabled, pod-security.kubernetes.io/enforce: restricted}}
 ";
 
 const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/a";
@@ -154,6 +162,11 @@ fn all_by(cluster: &Cluster, pod: &str) {
 }
 
 #[track_caller]
+fn answers_too(cluster: &Cluster, pod: &str) {
+    eventually(&format!("{pod} answers too"), || next(cluster, 1).iter().any(|answer| answer.by == pod));
+}
+
+#[track_caller]
 fn none_failed(cluster: &Cluster, after: usize) {
     let answers = answers(cluster).into_iter().skip(after);
     let failed: Vec<String> = answers.filter(|answer| answer.status != 200).map(|answer| answer.line).collect();
@@ -201,16 +214,40 @@ fn a_pod_that_becomes_ready_is_called_one_that_is_not_is_not_and_a_deletion_fail
     let quiet = next(&cluster, MANY);
     assert!(!cluster.is_ready("web-2") && quiet.iter().all(|answer| answer.by == "web-1"), "{quiet:?}");
     cluster.exec("shop", "web-2", "web", &["rm", "/tmp/unready"]);
-    eventually("web-2 answers too", || next(&cluster, 1).iter().any(|answer| answer.by == "web-2"));
+    answers_too(&cluster, "web-2");
     cluster.exec("shop", "web-2", "web", &["touch", "/tmp/unready"]);
     all_by(&cluster, "web-1");
     cluster.exec("shop", "web-2", "web", &["rm", "/tmp/unready"]);
-    eventually("web-2 answers again", || next(&cluster, 1).iter().any(|answer| answer.by == "web-2"));
+    answers_too(&cluster, "web-2");
 
     cluster.delete("web-1");
     eventually("web-1 is gone", || cluster.pod("web-1").is_null());
     all_by(&cluster, "web-2");
     none_failed(&cluster, 0);
+}
+
+/// Each application ends as soon as it is told to: nothing waits until callers know.
+#[test]
+fn a_rollout_fails_nothing_and_after_the_last_pod_the_next_is_called_at_once() {
+    let mut cluster = shop();
+    let hasty = |name: &str| web(name).replace(SLEEP, "");
+    for (before, after) in [("web-1", "web-2"), ("web-2", "web-3")] {
+        cluster.apply(&hasty(after));
+        cluster.wait_ready("shop", after);
+        cluster.delete(before);
+        eventually("it is gone", || cluster.pod(before).is_null());
+    }
+    all_by(&cluster, "web-3");
+    none_failed(&cluster, 0);
+
+    cluster.delete("web-3");
+    eventually("web-3 is gone", || cluster.pod("web-3").is_null());
+    eventually("it is said that there is none", || {
+        next(&cluster, MANY).iter().all(|answer| answer.line.contains(" 503 no-instance "))
+    });
+    cluster.apply(&web("web-4"));
+    answers_too(&cluster, "web-4");
+    all_by(&cluster, "web-4");
 }
 
 #[test]
@@ -221,12 +258,11 @@ fn an_application_that_dies_or_falls_ill_is_left_alone_until_it_is_well() {
     let restarts = || cluster.pod("web-1")["status"]["containerStatuses"][0]["restartCount"].as_u64();
     let answers_again = |count: u64| {
         eventually("web-1 is begun again", || restarts() == Some(count) && cluster.is_ready("web-1"));
-        eventually("web-1 answers again", || next(&cluster, 1).iter().any(|answer| answer.by == "web-1"));
+        answers_too(&cluster, "web-1");
     };
     answers_again(0);
 
-    let pid = cluster.pid("web-1", "web").to_string();
-    assert!(Command::new(tool("kill")).args(["-KILL", &pid]).status().unwrap().success());
+    kill(cluster.pid("web-1", "web"));
     eventually("web-1 is not ready", || !cluster.is_ready("web-1"));
     all_by(&cluster, "web-2");
     answers_again(1);
@@ -238,15 +274,36 @@ fn an_application_that_dies_or_falls_ill_is_left_alone_until_it_is_well() {
 }
 
 #[test]
+fn a_sidecar_that_dies_is_begun_again_and_nothing_goes_by_it_meanwhile() {
+    let mut cluster = Cluster::new();
+    let needles = &["the-secret-question", "the-secret-answer"];
+    let tap = Tap::new(&cluster.node.network, needles);
+    begin(&mut cluster);
+    cluster.apply(&web("web-2"));
+    answers_too(&cluster, "web-2");
+    for pod in ["web-1", "client"] {
+        kill(cluster.pid(pod, "fusewire"));
+        eventually("it is not ready", || !cluster.is_ready(pod));
+        cluster.wait_ready("shop", pod);
+        answers_too(&cluster, "web-1");
+        let before = answers(&cluster).len();
+        next(&cluster, MANY);
+        none_failed(&cluster, before);
+    }
+    assert_eq!((tap.held(needles[0]), tap.held(needles[1])), (0, 0));
+}
+
+#[test]
 fn traffic_outlives_the_control_plane_and_pods_join_the_next_one() {
     let mut cluster = shop();
+    cluster.apply(&web("web-2"));
     cluster.crash_control("1");
     let orphaned = next(&cluster, 2 * MANY);
-    assert!(orphaned.iter().all(|answer| answer.by == "web-1"), "{orphaned:?}");
+    assert!(!cluster.is_ready("web-2") && orphaned.iter().all(|answer| answer.by == "web-1"), "{orphaned:?}");
     cluster.start_control("2");
-    cluster.apply(&web("web-2"));
-    cluster.wait_ready("shop", "web-2");
-    eventually("web-2 answers too", || next(&cluster, 1).iter().any(|answer| answer.by == "web-2"));
+    cluster.apply(&web("web-3"));
+    answers_too(&cluster, "web-2");
+    answers_too(&cluster, "web-3");
     none_failed(&cluster, 0);
 }
 
@@ -256,13 +313,45 @@ fn a_job_is_done_once_its_application_is() {
     cluster.apply(&[SHOP, &web("web-1")].join("---"));
     cluster.wait_ready("shop", "web-1");
     cluster.apply(JOB);
-    eventually("the job is done", || {
-        ["Succeeded", "Failed"].contains(&cluster.pod("job")["status"]["phase"].as_str().unwrap_or_default())
-    });
-    let status = &cluster.pod("job")["status"];
-    assert_eq!(status["phase"], "Succeeded", "{status}: {}", cluster.log("job", "job"));
-    assert_eq!(cluster.log("job", "job"), "the-secret-answer of web-1\n");
-    assert_eq!(cluster.log("job", "first"), "the-secret-answer of web-1\n", "its init container has the mesh too");
+    is_done(&cluster, "shop");
+    let pod = cluster.pod("job");
+    let (first, last) = (&pod["spec"]["initContainers"][0]["name"], &pod["spec"]["initContainers"][1]["name"]);
+    assert_eq!((first, last), (&json!("fusewire-intercept"), &json!("fusewire")), "it was redirected");
+}
+
+/// Pods there may not redirect: they are told of the sidecar.
+#[test]
+fn a_job_of_a_restricted_namespace_goes_by_its_proxy() {
+    let mut cluster = Cluster::new();
+    cluster.apply(&[SHOP, &web("web-1")].join("---"));
+    cluster.wait_ready("shop", "web-1");
+    let job = JOB.replace("namespace: shop", "namespace: safe").replace("//web/", "//web.shop.svc/");
+    cluster.apply(&[RESTRICTED, &job].join("---"));
+    is_done(&cluster, "safe");
+    let pod = cluster.node.api.get("pods", "safe", "job").unwrap();
+    assert!(!pod["spec"].to_string().contains("NET_ADMIN"));
+    let lines = cluster.access_log("web-1");
+    let peer = |path: &str| lines.iter().find(|line| line["path"] == path).map(|line| line["peer"].clone());
+    let wanted = Some(json!("spiffe://cluster.local/ns/safe/sa/default"));
+    assert_eq!((peer("/from-the-first"), peer("/from-the-job")), (wanted.clone(), wanted));
+}
+
+/// It was answered in its init container and in its application; its sidecar ended after both.
+#[track_caller]
+fn is_done(cluster: &Cluster, namespace: &str) {
+    let status = || cluster.node.api.get("pods", namespace, "job").unwrap_or_default()["status"].clone();
+    let log = |container: &str| cluster.log_in(namespace, "job", container);
+    eventually("the job ends", || ["Succeeded", "Failed"].contains(&status()["phase"].as_str().unwrap_or_default()));
+    let status = status();
+    assert_eq!(status["phase"], "Succeeded", "{status}: {}", log("job"));
+    for container in ["first", "job"] {
+        assert_eq!(log(container), "the-secret-answer of web-1\n", "{container}");
+    }
     let sidecar = &status["initContainerStatuses"][0];
     assert_eq!((&sidecar["name"], &sidecar["state"]["terminated"]["exitCode"]), (&json!("fusewire"), &json!(0)));
+}
+
+/// SIGKILL, as by a crash or for want of memory.
+fn kill(pid: u32) {
+    assert!(Command::new(tool("kill")).args(["-KILL", &pid.to_string()]).status().unwrap().success());
 }

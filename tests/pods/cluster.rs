@@ -120,7 +120,11 @@ impl Cluster {
 
     /// `kubectl logs`.
     pub(crate) fn log(&self, pod: &str, container: &str) -> String {
-        let dir = self.node.dir_of(&json!({"metadata": {"namespace": "shop", "name": pod}}));
+        self.log_in("shop", pod, container)
+    }
+
+    pub(crate) fn log_in(&self, namespace: &str, pod: &str, container: &str) -> String {
+        let dir = self.node.dir_of(&json!({"metadata": {"namespace": namespace, "name": pod}}));
         std::fs::read_to_string(dir.join(format!("{container}.log"))).unwrap_or_default()
     }
 

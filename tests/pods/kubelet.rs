@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Between two looks at a pod.
 const TICK: Duration = Duration::from_millis(50);
 /// Before a container that ended is started again.
-const BACK_OFF: Duration = Duration::from_secs(2);
+const BACK_OFF: Duration = Duration::from_secs(1);
 /// That sidecars have at least, once the application is gone.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 
