@@ -94,6 +94,32 @@ spec:
   - {name: job, image: 'python:3', command: [curl, -sS, --fail, --max-time, '20', 'http://web/from-the-job']}
 ";
 
+/// Without sidecars.
+const OUTSIDE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: outside}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: old, namespace: outside}
+spec:
+  clusterIP: 10.96.0.20
+  selector: {app: old}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: old, namespace: outside, labels: {app: old}}
+spec:
+  containers:
+  - name: web
+    image: python:3
+    command: [python3, /app/pod_server.py]
+    env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+    readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}
+";
+
 const RESTRICTED: &str = "
 apiVersion: v1
 kind: Namespace
@@ -112,12 +138,12 @@ fn web(name: &str) -> String {
 /// With `client`, which is answered by `web-1`.
 fn shop() -> Cluster {
     let mut cluster = Cluster::new();
-    begin(&mut cluster);
+    begin(&mut cluster, &web("web-1"));
     cluster
 }
 
-fn begin(cluster: &mut Cluster) {
-    cluster.apply(&[SHOP, &web("web-1")].join("---"));
+fn begin(cluster: &mut Cluster, first: &str) {
+    cluster.apply(&[SHOP, first].join("---"));
     cluster.wait_ready("shop", "web-1");
     cluster.apply(CLIENT);
     eventually("web-1 answers", || answers(cluster).iter().any(|answer| answer.by == "web-1"));
@@ -174,11 +200,11 @@ fn none_failed(cluster: &Cluster, after: usize) {
 }
 
 #[test]
-fn pods_speak_mtls_probes_are_answered_and_who_speaks_in_clear_is_not() {
+fn pods_speak_mtls_probes_pass_and_who_has_no_sidecar_is_refused_and_may_be_called() {
     let mut cluster = Cluster::new();
     let needles = &["the-secret-question", "the-secret-answer", "said-in-clear"];
     let tap = Tap::new(&cluster.node.network, needles);
-    begin(&mut cluster);
+    begin(&mut cluster, &web("web-1"));
     next(&cluster, MANY);
     let by_address = ["curl", "-sS", "--max-time", "20", "http://10.96.0.10/the-secret-question"];
     assert_eq!(cluster.exec("shop", "client", "client", &by_address), "the-secret-answer of web-1\n");
@@ -203,6 +229,15 @@ fn pods_speak_mtls_probes_are_answered_and_who_speaks_in_clear_is_not() {
     let refused = cluster.node.host().told("curl", &["-s", "--max-time", "20", "-D", "-", &url]);
     assert!(refused.starts_with("HTTP/1.1 403") && refused.contains("fusewire-reason: denied"), "{refused}");
     assert!(tap.held(needles[2]) > 0, "what is in clear is seen");
+
+    // so it is between pods
+    cluster.apply(OUTSIDE);
+    cluster.wait_ready("outside", "old");
+    let status = ["curl", "-s", "-o", "/dev/null", "--max-time", "20", "-w", "%{http_code}", &url];
+    assert_eq!(cluster.exec("outside", "old", "web", &status), "403");
+    assert_eq!(cluster.exec("shop", "client", "client", &status), "200", "by a pod's own address, and over mTLS");
+    let old = ["curl", "-sS", "--max-time", "20", "http://old.outside/"];
+    assert_eq!(cluster.exec("shop", "client", "client", &old), "the-secret-answer of old\n");
     none_failed(&cluster, 0);
 }
 
@@ -229,8 +264,9 @@ fn a_pod_that_becomes_ready_is_called_one_that_is_not_is_not_and_a_deletion_fail
 /// Each application ends as soon as it is told to: nothing waits until callers know.
 #[test]
 fn a_rollout_fails_nothing_and_after_the_last_pod_the_next_is_called_at_once() {
-    let mut cluster = shop();
+    let mut cluster = Cluster::new();
     let hasty = |name: &str| web(name).replace(SLEEP, "");
+    begin(&mut cluster, &hasty("web-1"));
     for (before, after) in [("web-1", "web-2"), ("web-2", "web-3")] {
         cluster.apply(&hasty(after));
         cluster.wait_ready("shop", after);
@@ -278,7 +314,7 @@ fn a_sidecar_that_dies_is_begun_again_and_nothing_goes_by_it_meanwhile() {
     let mut cluster = Cluster::new();
     let needles = &["the-secret-question", "the-secret-answer"];
     let tap = Tap::new(&cluster.node.network, needles);
-    begin(&mut cluster);
+    begin(&mut cluster, &web("web-1"));
     cluster.apply(&web("web-2"));
     answers_too(&cluster, "web-2");
     for pod in ["web-1", "client"] {

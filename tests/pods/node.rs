@@ -27,6 +27,7 @@ pub(crate) struct Node {
     /// One controller at a time.
     controlling: Mutex<()>,
     tokens: AtomicUsize,
+    pods: AtomicUsize,
     dir: TempDir,
     pub(crate) network: Network,
 }
@@ -41,7 +42,16 @@ impl Node {
         let api = KubeApi::start_with(TcpListener::from(node.socket(&listening(6443))), Some(tls));
         let bound = format!("socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nmade.bind(('{}', 53))", node.v4);
         let names = NameServer::start_with(UdpSocket::from(node.socket(&bound)));
-        Self { api, roots, names, controlling: Mutex::default(), tokens: AtomicUsize::new(0), dir, network }
+        Self {
+            api,
+            roots,
+            names,
+            controlling: Mutex::default(),
+            tokens: AtomicUsize::new(0),
+            pods: AtomicUsize::new(0),
+            dir,
+            network,
+        }
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -56,9 +66,12 @@ impl Node {
         self.dir.path()
     }
 
-    /// A network namespace for one pod.
+    /// A network namespace for one pod; every second has IPv4 alone, as clusters may.
     pub(crate) fn host_of_pod(&self) -> Host {
         let host = self.network.attach();
+        if self.pods.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
+            host.told("sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"]);
+        }
         host.told("ip", &["route", "add", "default", "via", self.ip()]);
         host
     }

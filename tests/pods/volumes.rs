@@ -1,12 +1,13 @@
 //! A pod's volumes, as folders of this machine.
 //!
-//! It decides that a token is for one pod and one audience, and that the API server knows it from then on.
+//! It decides that a token is for one pod and one audience, and that the API server knows it from then on; and that files are
+//! links to links, as the kubelet makes them, so that all of them could change at once.
 
 use crate::kubelet::Sandbox;
 use crate::node::Node;
 use serde_json::Value;
 use std::fs::{DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 /// `false`: a ConfigMap is not there yet.
@@ -29,7 +30,7 @@ pub(crate) fn mount(node: &Node, sandbox: &mut Sandbox) -> bool {
             sources.iter().all(|source| {
                 let token = &source["serviceAccountToken"];
                 let audience = token["audience"].as_str().unwrap();
-                std::fs::write(at.join(token["path"].as_str().unwrap()), node.token(&sandbox.pod, audience)).unwrap();
+                file(&at, token["path"].as_str().unwrap(), &node.token(&sandbox.pod, audience));
                 true
             })
         };
@@ -66,9 +67,19 @@ fn config_map(node: &Node, sandbox: &Sandbox, volume: &Value, at: &Path) -> bool
     });
     for (key, path) in items.unwrap_or_else(all) {
         let Some(text) = map["data"][&key].as_str() else { return false };
-        std::fs::write(at.join(path), text).unwrap();
+        file(at, &path, text);
     }
     true
+}
+
+fn file(at: &Path, path: &str, text: &str) {
+    folder(&at.join("..2026"), 0o755);
+    std::fs::write(at.join("..2026").join(path), text).unwrap();
+    for (to, link) in [("..2026".into(), "..data"), (Path::new("..data").join(path), path)] {
+        if at.join(link).symlink_metadata().is_err() {
+            symlink(to, at.join(link)).unwrap();
+        }
+    }
 }
 
 /// With exactly this mode, whatever the umask.
