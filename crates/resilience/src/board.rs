@@ -27,10 +27,31 @@ pub(crate) struct Board<M> {
     /// Since when probes have been due and only requests came that cannot be replayed.
     unserved_since: AtomicU64,
     clean_probes: AtomicU8,
-    /// Counts what may admit a request again; with `shut`, it saves the walk while nothing can be had.
+    /// Counts what may admit a request again; with [`Shut`], it saves the walk while nothing can be had.
     epoch: AtomicU64,
+}
+
+/// What a look at one set's instances found, where it found nothing. Each set's own: requests that began under an older one
+/// say nothing about who has come since.
+#[derive(Default)]
+pub(crate) struct Shut {
     /// `until in ms : 40 | epoch : 24`
-    shut: AtomicU64,
+    word: AtomicU64,
+}
+
+impl Shut {
+    /// Nobody can be had before `until`, as of `epoch`.
+    pub(crate) fn set(&self, until: Time, epoch: u64) {
+        self.word.store(until.millis() << 24 | epoch, Release);
+    }
+
+    /// If nobody can be had, and nothing has changed since it was so: until when.
+    #[inline]
+    pub(crate) fn until<M>(&self, board: &Board<M>, now: Time) -> Option<Time> {
+        let word = self.word.load(Acquire);
+        let until = Time((word >> 24).saturating_mul(1_000_000));
+        (now < until && word & EPOCHS == board.epoch()).then_some(until)
+    }
 }
 
 impl<M> Board<M> {
@@ -42,7 +63,6 @@ impl<M> Board<M> {
             unserved_since: AtomicU64::new(NEVER),
             clean_probes: AtomicU8::new(0),
             epoch: AtomicU64::new(0),
-            shut: AtomicU64::new(0),
         }
     }
 
@@ -125,17 +145,5 @@ impl<M> Board<M> {
     /// Something happened that may admit a request.
     pub(crate) fn reopen(&self) {
         self.epoch.fetch_add(1, AcqRel);
-    }
-
-    /// Nobody can be had before `until`, as of `epoch`.
-    pub(crate) fn shut(&self, until: Time, epoch: u64) {
-        self.shut.store(until.millis() << 24 | epoch, Release);
-    }
-
-    /// If nobody can be had: until when.
-    pub(crate) fn shut_until(&self, now: Time) -> Option<Time> {
-        let shut = self.shut.load(Acquire);
-        let until = Time((shut >> 24).saturating_mul(1_000_000));
-        (now < until && shut & EPOCHS == self.epoch()).then_some(until)
     }
 }

@@ -63,7 +63,7 @@ impl<M: Member> InstanceSet<M> {
     ///
     /// The permit is given back when the attempt is dropped, whatever state it is in.
     pub fn pick(self: &Arc<Self>, ask: Ask<'_>, now: Time) -> Result<Attempt<M>, Exhausted> {
-        if let Some(until) = self.board.shut_until(now) {
+        if let Some(until) = self.shut.until(&self.board, now) {
             return Err(Exhausted { cause: ExhaustedCause::AllOpen, retry_after: until.since(now) });
         }
         if self.board.is_attention_due(now)
@@ -181,7 +181,7 @@ impl<M: Member> InstanceSet<M> {
                 return Ok(attempt);
             }
         } else {
-            self.board.shut(now + retry_after, epoch);
+            self.shut.set(now + retry_after, epoch);
         }
         Err(Exhausted { cause: ExhaustedCause::AllOpen, retry_after })
     }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::board::Board;
+use crate::board::{Board, Shut};
 use crate::breaker::{Override, Permit, Probed, Settled, Site};
 use crate::config::{BreakerConfig, HalfOpen, Mode};
 use crate::event::{Change, Journal, Reason, Transition};
@@ -66,6 +66,7 @@ pub struct InstanceSet<M> {
     /// The slots' windows, worked out once: the request path divides by nothing that it can avoid.
     pub(crate) shapes: Vec<Shape>,
     pub(crate) board: Arc<Board<M>>,
+    pub(crate) shut: Shut,
     /// Whether any circuit waits for [`InstanceSet::due_probe`].
     pub(crate) owner_probes: bool,
     pub(crate) rules: SetRules,
@@ -114,7 +115,7 @@ impl<M: Member> InstanceSet<M> {
         let shapes = slots.iter().map(|slot| Shape::of(&slot.config)).collect();
         let owner_probes = slots.iter().any(|slot| slot.prober == Prober::Owner);
         let balance = Balance::of(&slots, &rules, before);
-        InstanceSet { slots, shapes, board, owner_probes, rules, balance }
+        InstanceSet { slots, shapes, board, shut: Shut::default(), owner_probes, rules, balance }
     }
 
     pub fn members(&self) -> impl Iterator<Item = &Arc<M>> {

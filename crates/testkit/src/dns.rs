@@ -60,7 +60,11 @@ impl NameServer {
 
     /// On the address that another had.
     pub fn start_on(address: SocketAddr) -> Self {
-        let socket = UdpSocket::bind(address).unwrap();
+        Self::start_with(UdpSocket::bind(address).unwrap())
+    }
+
+    /// On a socket that may be of another network namespace.
+    pub fn start_with(socket: UdpSocket) -> Self {
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let address = socket.local_addr().unwrap();
         let (zone, stop) = (Arc::<Mutex<Zone>>::default(), Arc::<AtomicBool>::default());

@@ -2,7 +2,7 @@
 //!
 //! It decides what a real one decides about any object, whatever its kind: versions and conflicts, lists and pages, watches that
 //! resume, end and expire, selectors, patches, the status subresource, TokenReview. It deliberately knows no schema, no
-//! controller, no RBAC and no TLS: a test writes Services, EndpointSlices and Pods as their controllers would
+//! controller and no RBAC: a test writes Services, EndpointSlices and Pods as their controllers would
 //! ([`KubeApi::put`]), and says which tokens are good.
 //!
 //! Checked against `k8s.io/apiextensions-apiserver` 0.36: what an expired watch, a conflict and a selector look like.
@@ -11,6 +11,8 @@ mod http;
 mod objects;
 mod patch;
 
+pub use patch::json as json_patch;
+
 use objects::{Objects, Path};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,6 +20,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 /// A server of its own thread; ends with this handle.
 #[derive(Debug)]
@@ -27,8 +31,8 @@ pub struct KubeApi {
     address: SocketAddr,
 }
 
-#[derive(Debug)]
 struct Shared {
+    tls: Option<TlsAcceptor>,
     objects: Mutex<Objects>,
     /// The newest version, for watches to wait on.
     version: watch::Sender<u64>,
@@ -51,10 +55,17 @@ struct Token {
 }
 
 impl KubeApi {
-    /// With the namespaces `default`, `kube-system` and `fusewire`.
+    /// In clear, with the namespaces `default`, `kube-system` and `fusewire`.
     pub fn start() -> Self {
+        Self::start_with(TcpListener::bind("127.0.0.1:0").unwrap(), None)
+    }
+
+    /// The same, on a listener that may be of another network namespace (such a one does not go down), and over TLS where
+    /// `tls` says as whom.
+    pub fn start_with(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let shared = Arc::new(Shared {
+            tls: tls.map(TlsAcceptor::from),
             objects: Mutex::new(Objects::default()),
             version: watch::Sender::new(0),
             cuts: watch::Sender::new(0),
@@ -65,7 +76,6 @@ impl KubeApi {
             refused: Mutex::default(),
             hidden: Mutex::default(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let api = Self { shared, runtime: Some(runtime), address };
         api.listen(listener);
@@ -84,7 +94,7 @@ impl KubeApi {
         *lock(&self.shared.listening) = Some(serving.abort_handle());
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or wherever its listener is.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -207,6 +217,12 @@ impl Drop for KubeApi {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 

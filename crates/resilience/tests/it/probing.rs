@@ -92,6 +92,17 @@ fn when_nothing_is_closed_any_request_may_probe_and_one_round_is_finished_first(
 }
 
 #[test]
+fn a_request_of_an_older_set_that_finds_nobody_shuts_no_newer_one() {
+    let before = service(1, &plain());
+    break_one(&before, 0, 0);
+    let with_another = Arc::new(before.rebuilt(slots(2, &plain())));
+    let empty = Arc::new(before.rebuilt(Vec::new()));
+    assert_eq!(pick(&before, 1, at(10)).err().map(|none| none.cause), Some(ExhaustedCause::AllOpen));
+    assert!(pick(&with_another, 1, at(10)).is_ok(), "nobody has tried the one that has come");
+    assert_eq!(pick(&empty, 1, at(10)).err().map(|none| none.cause), Some(ExhaustedCause::Empty));
+}
+
+#[test]
 fn open_times_are_cut_while_nothing_is_closed_and_all_is_hard() {
     let config = BreakerConfig { open_base: Duration::from_secs(40), ..plain() };
     let set = service(2, &config);

@@ -41,7 +41,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: std::net::TcpListener) 
     let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((stream, _)) = listener.accept().await {
         let shared = shared.clone();
-        let mut cuts = shared.cuts.subscribe();
+        let (mut cuts, tls) = (shared.cuts.subscribe(), shared.tls.clone());
         cuts.mark_unchanged();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request| {
@@ -49,9 +49,17 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: std::net::TcpListener) 
                 async move { Ok::<_, Infallible>(answer(&shared, request).await) }
             });
             let builder = auto::Builder::new(TokioExecutor::new());
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let connection = async {
+                match tls {
+                    None => drop(builder.serve_connection(TokioIo::new(stream), service).await),
+                    Some(tls) => {
+                        let Ok(stream) = tls.accept(stream).await else { return };
+                        drop(builder.serve_connection(TokioIo::new(stream), service).await);
+                    }
+                }
+            };
             tokio::select! {
-                _ = connection => {}
+                () = connection => {}
                 _ = cuts.changed() => {}
             }
         });

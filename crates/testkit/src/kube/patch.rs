@@ -53,8 +53,11 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// `Err` says which operation is not possible.
-pub(super) fn json(target: &mut Value, operations: &Value) -> Result<(), String> {
+/// RFC 6902, as far as it is used.
+///
+/// # Errors
+/// Which operation is not possible.
+pub fn json(target: &mut Value, operations: &Value) -> Result<(), String> {
     for operation in operations.as_array().into_iter().flatten() {
         let path = operation["path"].as_str().unwrap_or_default();
         one(target, operation, path).ok_or_else(|| format!("the server rejected our request: {operation}"))?;
