@@ -6,13 +6,15 @@
 mod change;
 mod matching;
 mod pattern;
+mod size;
 
 use crate::name::{PolicyName, ServiceName};
 pub use change::{
     Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, may_edit,
 };
 pub use matching::{HeaderMatch, Match, PathMatch, QueryMatch, Request, ValueMatch};
-pub use pattern::{MAX_PATTERNS, Pattern};
+pub use pattern::Pattern;
+pub use size::{MAX_PATTERNS, MAX_RULES, SOURCES, Size};
 
 /// `host` or `host:port`, lower-case, IPv6 in brackets. A table for `host:port` wins over one for `host`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -105,7 +105,7 @@ fn what_a_rule_may_not_change_is_refused_here_too() {
 fn a_table_holds_so_many_patterns_and_no_more() {
     let matches = v1::Match { path: Some(v1::r#match::Path::Regex("/a".into())), ..v1::Match::default() };
     let rule = v1::Rule { r#match: Some(matches), ..v1::Rule::default() };
-    let said = refused("shop:80", Body::Route(v1::Route { rules: vec![rule; 1_001] }));
+    let said = refused("shop:80", Body::Route(v1::Route { rules: vec![rule; 4_001] }));
     assert!(said.contains("regular expressions"), "{said}");
 }
 

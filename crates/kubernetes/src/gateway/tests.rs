@@ -318,6 +318,61 @@ fn a_redirect_is_the_whole_rule() {
     assert!(rules[0].backends.is_empty());
 }
 
+/// `count` routes for port 80 of `web`, each older than the next, with these rules.
+fn many(count: usize, rules: &Value) -> Vec<Value> {
+    let one = |n: usize| {
+        let mut route = object(&format!("r{n:04}"), &to_web(rules.clone()));
+        route["metadata"]["creationTimestamp"] = format!("2026-01-01T{:02}:{:02}:00Z", n / 60, n % 60).into();
+        route
+    };
+    (0..count).map(one).collect()
+}
+
+/// How many of them are in force, and what is said of the others, whatever order they are listed in.
+fn in_force(mut routes: Vec<Value>) -> (usize, Vec<String>) {
+    let wanted = all(&routes, &[], &[]);
+    routes.reverse();
+    assert_eq!(all(&routes, &[], &[]).routes, wanted.routes);
+    let names: BTreeSet<&str> = wanted.routes[0].rules.iter().map(|rule| &rule.name[..5]).collect();
+    let (good, bad): (Vec<String>, Vec<String>) =
+        said(&wanted).into_iter().partition(|said| said.ends_with(": Accepted ResolvedRefs"));
+    assert_eq!(names.len(), good.len());
+    assert!(good.iter().zip(0..).all(|(said, n): (_, usize)| said.starts_with(&format!("r{n:04}:"))), "{good:?}");
+    (good.len(), bad)
+}
+
+#[test]
+fn the_newest_routes_give_way_where_all_together_are_too_much() {
+    let pattern = |text: &str| json!({"path": {"type": "RegularExpression", "value": text}});
+    let of = |matches: Vec<Value>| json!([{"matches": matches, "backendRefs": cart()}]);
+    let (count, said) = in_force(many(17, &of((0..64).map(|n| pattern(&format!("/{n}/.*"))).collect())));
+    expect![[r#"
+        r0015: not LimitExceeded (with the older routes of port 80 of Service shop/web there are 1024 regular expressions, of which there may be 1000) ResolvedRefs
+        r0016: not LimitExceeded (with the older routes of port 80 of Service shop/web there are 1024 regular expressions, of which there may be 1000) ResolvedRefs"#]]
+    .assert_eq(&said.join("\n"));
+    assert_eq!(count, 15);
+
+    let (count, said) = in_force(many(9, &of(vec![pattern("[a-z]{700}"); 16])));
+    assert_eq!(count, 8);
+    assert!(
+        said[0].contains("there are regular expressions that compile to 9216 KiB, of which there may be 8192"),
+        "{said:?}"
+    );
+
+    let matches: Vec<Value> = (0..64).map(|n| json!({"path": {"value": format!("/{n}")}})).collect();
+    let rules: Vec<Value> = (0..16).map(|_| json!({"matches": matches, "backendRefs": cart()})).collect();
+    let (count, said) = in_force(many(11, &rules.into()));
+    assert_eq!(count, 9);
+    assert!(said[0].contains("there are 10240 rules (one for each match), of which there may be 10000"), "{said:?}");
+
+    let set: Vec<Value> = (0..16).map(|n| json!({"name": format!("x-{n}"), "value": "x".repeat(2_000)})).collect();
+    let filter = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": set}});
+    let rule = json!([{"matches": matches, "filters": [filter], "backendRefs": cart()}]);
+    let (count, said) = in_force(many(2, &rule));
+    assert_eq!(count, 1);
+    assert!(said[0].contains("there are rules that together take 4"), "{said:?}");
+}
+
 #[test]
 fn what_leads_nowhere_keeps_its_share_and_is_told() {
     let of = |backends: Value| {

@@ -6,7 +6,7 @@ mod matching;
 use super::cursor::{Cursor, Entry, Fields};
 use super::mesh::Draft;
 use super::scalar::shown;
-use crate::route::{Authority, Backend, MAX_PATTERNS, Route, Rule};
+use crate::route::{Authority, Backend, Route, Rule, Size};
 use change::{edits, filters, redirect};
 use matching::matching;
 use std::collections::BTreeSet;
@@ -35,8 +35,12 @@ pub(super) fn route(entry: &Entry<'_>, draft: &mut Draft) -> Option<Route> {
         None => Vec::from_iter(rule(&mut fields, &rule_name(entry.name, 0), draft)),
     };
     fields.finish();
-    if rules.iter().map(|rule| rule.matches.patterns()).sum::<usize>() > MAX_PATTERNS {
-        entry.fault(format!("holds more than {MAX_PATTERNS} regular expressions"));
+    for authority in &authorities {
+        let size = draft.sizes.entry(authority.clone()).or_default();
+        rules.iter().for_each(|rule| *size += Size::of(rule));
+        if let Some(excess) = size.excess() {
+            entry.fault(format!("makes too much of {authority}: {excess}"));
+        }
     }
     Some(Route { name: entry.name.into(), authorities, rules })
 }
