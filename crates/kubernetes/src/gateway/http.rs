@@ -114,7 +114,7 @@ impl<'a> Translated<'a> {
     }
 
     fn policy_name(&self, index: usize) -> String {
-        format!("{}.{index}", self.object())
+        format!("{}{index}", policy::policy_prefix(&self.id()))
     }
 
     /// A sidecar takes only so many in one table.

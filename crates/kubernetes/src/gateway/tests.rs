@@ -374,6 +374,29 @@ fn the_newest_routes_give_way_where_all_together_are_too_much() {
 }
 
 #[test]
+fn a_route_of_the_longest_name_keeps_its_timeouts() {
+    let long = "a".repeat(252);
+    let rule = json!({"backendRefs": cart(), "timeouts": {"request": "3s"}});
+    let spec = to_web(Value::Array(vec![rule; 16]));
+    let output = all(&[object(&format!("{long}b"), &spec), object(&format!("{long}c"), &spec)], &[], &[]);
+    assert_eq!(said(&output).iter().filter(|said| said.ends_with(": Accepted ResolvedRefs")).count(), 2);
+    let rules = &output.routes[0].rules;
+    let policies: BTreeMap<&PolicyName, &Policy> =
+        output.policies.iter().map(|policy| (&policy.name, policy)).collect();
+    assert_eq!((rules.len(), policies.len()), (32, 32), "each has its own");
+    for rule in rules {
+        let name = rule.policy.as_ref().unwrap();
+        assert_eq!(policies[name].timeout.request, Some(Duration::from_secs(3)));
+        let route = RouteId {
+            kind: RouteKind::Http,
+            namespace: "shop".into(),
+            name: rule.name.split('.').next().unwrap().into(),
+        };
+        assert!(name.as_str().starts_with(&policy_prefix(&route)), "{name}");
+    }
+}
+
+#[test]
 fn what_leads_nowhere_keeps_its_share_and_is_told() {
     let of = |backends: Value| {
         let output = http(&to_web(json!([{"backendRefs": backends}])));
