@@ -323,6 +323,37 @@ fn a_mirror_that_hangs_or_is_dead_or_fails_delays_and_fails_nobody() {
 }
 
 #[test]
+fn callers_that_are_slow_with_their_bodies_take_no_copys_place() {
+    let ((shop, _), (shadow, at_shadow)) = (app("shop"), app("shadow"));
+    let pair = pair(shop.port, &[("shadow", shadow.port)], "      - {to: shop, mirror: shadow}\n");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let slow = runtime.block_on(async {
+        let client = h2c::client(pair.port()).await;
+        let mut slow = Vec::new();
+        for _ in 0..120 {
+            let (response, mut up) = h2c::open(&client, h2c::request("POST", "r/slow")).await;
+            up.send_data(Bytes::from_static(b"half"), false).unwrap();
+            slow.push((response, up));
+        }
+        slow
+    });
+    let flying = "fusewire_requests_in_flight{direction=\"outbound\",service=\"shop\"}";
+    eventually("all of them are under way", || pair.web.metric(flying) == Some(120.0));
+    assert_eq!(get(pair.port(), 1, "r/quick").status, 200);
+    assert_eq!(copies(&at_shadow, 1)[0].target, "/quick");
+    // half of them come to their end, the others leave
+    for (n, (response, mut up)) in slow.into_iter().enumerate() {
+        if n % 2 == 0 {
+            up.send_data(Bytes::from_static(b" and half"), true).unwrap();
+            assert_eq!(runtime.block_on(response).unwrap().status(), 200);
+            assert_eq!(copies(&at_shadow, 1)[0].body, "half and half");
+        }
+    }
+    eventually("those that left are counted", || skipped(&pair, "body") == 60.0);
+    assert_eq!(skipped(&pair, "busy"), 0.0);
+}
+
+#[test]
 fn a_share_of_the_requests_is_copied_and_upgrades_never() {
     let (shop, _) = app("shop");
     let counted = Arc::new(AtomicUsize::new(0));
