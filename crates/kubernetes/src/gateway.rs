@@ -186,6 +186,15 @@ fn merged(
     let authority = Authority::parse(&format!("{name}.{namespace}.svc.{}:{port}", input.cluster_domain))?;
     let mut rules: Vec<&(Rank, Rule)> = objects.iter().flat_map(|index| &all[*index].rules).collect();
     rules.sort_by(|a, b| a.0.cmp(&b.0));
-    let rules = rules.into_iter().map(|(_, rule)| rule.clone()).collect();
+    let rules = rules.into_iter().map(|(_, rule)| at_port(rule.clone(), *port)).collect();
     Some(Route { name: authority.to_string(), authorities: vec![authority], rules })
+}
+
+/// A redirect without scheme and port leads to the port that was asked for, which not every request says.
+fn at_port(mut rule: Rule, port: u16) -> Rule {
+    let redirect = rule.filters.as_mut().and_then(|filters| filters.redirect.as_mut());
+    if let Some(redirect) = redirect.filter(|redirect| redirect.scheme.is_none()) {
+        redirect.port.get_or_insert(port);
+    }
+    rule
 }

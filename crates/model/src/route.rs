@@ -10,7 +10,8 @@ mod size;
 
 use crate::name::{PolicyName, ServiceName};
 pub use change::{
-    Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, may_edit,
+    Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, is_replacement,
+    may_edit,
 };
 pub use matching::{HeaderMatch, Match, PathMatch, QueryMatch, Request, ValueMatch};
 pub use pattern::Pattern;

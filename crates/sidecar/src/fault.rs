@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Redirected(Box<Redirected>),
     /// What the route's rule names does not exist.
     NoBackend,
+    /// What the route's rule makes of the request cannot be sent.
+    BadRoute(&'static str),
     /// The control plane did not say in time what the authority means.
     DiscoveryTimeout,
     Denied(Cow<'static, str>),
@@ -115,6 +117,7 @@ impl Fault {
             Fault::NoRoute => Reason::NoRoute,
             Fault::Redirected(_) => Reason::Redirected,
             Fault::NoBackend => Reason::NoBackend,
+            Fault::BadRoute(_) => Reason::BadRoute,
             Fault::Denied(_) | Fault::PlainDenied | Fault::PeerDenied | Fault::Untold => Reason::Denied,
             Fault::BadRequest(_) => Reason::BadRequest,
             Fault::TooLarge => Reason::HeaderTooLarge,
@@ -162,6 +165,7 @@ impl Fault {
             Fault::NoRoute
             | Fault::Redirected(_)
             | Fault::NoBackend
+            | Fault::BadRoute(_)
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
@@ -217,6 +221,7 @@ impl Fault {
             | Fault::NoRoute
             | Fault::Redirected(_)
             | Fault::NoBackend
+            | Fault::BadRoute(_)
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
@@ -280,7 +285,7 @@ impl Fault {
             }
             Fault::UriTooLong => "the request's target is longer than limits.target_bytes".into(),
             Fault::Expectation => "the one expectation that can be met is 100-continue".into(),
-            Fault::CallerSlow(why) | Fault::BadAnswer(why) => (*why).into(),
+            Fault::CallerSlow(why) | Fault::BadAnswer(why) | Fault::BadRoute(why) => (*why).into(),
             Fault::AnswerTooLarge => "the answer's fields are larger than 64 KiB".into(),
             Fault::NoInstance => "the service has no instances".into(),
             Fault::CircuitOpen { scope, service, .. } => match scope {

@@ -222,8 +222,12 @@ impl Route {
 
 impl RouteRule {
     fn redirected(&self, redirect: &Redirect, request: &impl Request) -> Fault {
-        let location = HeaderValue::try_from(redirect.location(request, &self.rule.matches.path));
-        let Ok(location) = location else { return Fault::BadRequest("the target is not ASCII".into()) };
+        let Some(location) = redirect.location(request, &self.rule.matches.path) else {
+            return Fault::BadRoute("the route's redirect leads to where the request came from");
+        };
+        let Ok(location) = HeaderValue::try_from(location) else {
+            return Fault::BadRequest("the target is not ASCII".into());
+        };
         let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
         Fault::Redirected(Box::new(Redirected { status, location, route: self.metrics.clone() }))
     }

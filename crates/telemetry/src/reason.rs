@@ -12,6 +12,7 @@ mod grpc {
     pub(super) const PERMISSION_DENIED: u8 = 7;
     pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
     pub(super) const UNIMPLEMENTED: u8 = 12;
+    pub(super) const INTERNAL: u8 = 13;
     pub(super) const UNAVAILABLE: u8 = 14;
 }
 
@@ -47,6 +48,8 @@ reasons! {
     Redirected = "redirected", 302, UNIMPLEMENTED;
     /// What the route's rule names for this share of the requests does not exist, or may not be used.
     NoBackend = "no-backend", 500, UNAVAILABLE;
+    /// What the route's rule makes of the request cannot be sent: no valid path, or a redirect to where it came from.
+    BadRoute = "bad-route", 500, INTERNAL;
     /// The peer's identity, or its lack of one, is not let in; or talking in clear is not allowed.
     Denied = "denied", 403, PERMISSION_DENIED;
     /// The request cannot be understood or carried.

@@ -190,6 +190,8 @@ pub(super) struct Field {
     pub(super) name: String,
     #[serde(default)]
     pub(super) value: String,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -206,6 +208,8 @@ pub(super) struct RequestMirror {
 pub(super) struct Fraction {
     pub(super) numerator: u32,
     pub(super) denominator: Option<u32>,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -235,6 +239,8 @@ pub(super) struct PathModifier {
     pub(super) kind: String,
     pub(super) replace_full_path: Option<String>,
     pub(super) replace_prefix_match: Option<String>,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -318,6 +318,51 @@ fn a_redirect_is_the_whole_rule() {
     assert!(rules[0].backends.is_empty());
 }
 
+#[test]
+fn a_redirect_without_scheme_and_port_leads_to_the_parents_port() {
+    let spec = |redirect: Value| {
+        let filter = json!({"type": "RequestRedirect", "requestRedirect": redirect});
+        json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": [{"filters": [filter]}]})
+    };
+    let ports = |redirect: Value| {
+        let output = http(&spec(redirect));
+        let ports = output.routes.iter().map(|route| route.rules[0].redirect().unwrap().port);
+        (ports.collect::<Vec<_>>(), said(&output).join(""))
+    };
+    let accepted = || "r: Accepted ResolvedRefs".to_owned();
+    assert_eq!(ports(json!({"hostname": "x.example"})), (vec![Some(80), Some(9090)], accepted()));
+    assert_eq!(ports(json!({"scheme": "https"})), (vec![None, None], accepted()));
+    assert_eq!(ports(json!({"port": 81})), (vec![Some(81), Some(81)], accepted()));
+}
+
+#[test]
+fn a_redirect_to_where_the_request_came_from_is_refused() {
+    let of = |path: Value, mut redirect: Value| {
+        redirect["statusCode"] = 301.into();
+        let filter = json!({"type": "RequestRedirect", "requestRedirect": redirect});
+        let output = http(&to_web(json!([{"matches": [{"path": path}], "filters": [filter]}])));
+        assert_eq!(output.routes.is_empty(), said(&output)[0].contains("leads to where the request came from"));
+        output.routes.is_empty()
+    };
+    let prefix = |path: &str| json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": path});
+    let whole = |path: &str| json!({"type": "ReplaceFullPath", "replaceFullPath": path});
+    let (a, exact) = (json!({"value": "/a"}), json!({"type": "Exact", "value": "/a"}));
+    for (path, redirect, refused) in [
+        (&a, json!({}), true),
+        (&a, json!({"port": 80}), true),
+        (&a, json!({"port": 81}), false),
+        (&a, json!({"scheme": "http"}), true),
+        (&a, json!({"scheme": "https"}), false),
+        (&a, json!({"hostname": "x.example"}), false),
+        (&a, json!({"path": prefix("/a/")}), true),
+        (&a, json!({"path": prefix("/b")}), false),
+        (&exact, json!({"path": whole("/a")}), true),
+        (&a, json!({"path": whole("/a")}), false),
+    ] {
+        assert_eq!(of(path.clone(), redirect.clone()), refused, "{path} {redirect}");
+    }
+}
+
 /// `count` routes for port 80 of `web`, each older than the next, with these rules.
 fn many(count: usize, rules: &Value) -> Vec<Value> {
     let one = |n: usize| {
@@ -626,6 +671,11 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
             json!({"filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}], "timeouts": {"request": "1s"}}),
         ),
         edit(json!({"set": [{"name": "Host", "value": "x"}]})),
+        edit(json!({"set": [{"name": "x-a", "value": "x", "when": "ever"}]})),
+        filter(json!({"type": "RequestMirror", "requestMirror":
+            {"backendRef": {"name": "cart", "port": 80, "zone": "a"}, "fraction": {"numerator": 1, "of": 2}}})),
+        filter(json!({"type": "URLRewrite", "urlRewrite":
+            {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/a<b>", "mode": "x"}}})),
         edit(json!({"add": [{"name": "fusewire-x", "value": "x"}], "remove": ["connection"]})),
         edit(json!({"set": [{"name": "x-a", "value": "ü"}]})),
         rule(
@@ -643,10 +693,13 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
         r: not UnsupportedValue (spec.rules[1].sessionPersistence: is not supported) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].cors: is not supported; spec.rules[1].filters[0].type: CORS is not supported) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].extensionRef: is not supported; spec.rules[1].filters[0].type: ExtensionRef is not supported) ResolvedRefs
-        r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', be percent-encoded, and be without '?' and '#') ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', and be percent-encoded as a path is (RFC 3986, 3.3)) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].matches[0].path.type: must be PathPrefix where ReplacePrefixMatch is used) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].backendRefs: means nothing beside RequestRedirect; spec.rules[1].timeouts: means nothing beside RequestRedirect) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].name: Host frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].when: is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].requestMirror.fraction.of: is not supported; spec.rules[1].filters[0].requestMirror.backendRef.zone: is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.mode: is not supported; spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', and be percent-encoded as a path is (RFC 3986, 3.3)) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.add[0].name: fusewire-x frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it; spec.rules[1].filters[0].requestHeaderModifier.remove[0]: connection frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].value: must be visible ASCII characters) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].backendRefs[0].filters[0].type: RequestMirror is not supported for one backend: move it to the rule) ResolvedRefs

@@ -83,6 +83,7 @@ fn stands_for(reason: Reason) -> bool {
         Reason::NoRoute
         | Reason::Redirected
         | Reason::NoBackend
+        | Reason::BadRoute
         | Reason::Denied
         | Reason::BadRequest
         | Reason::HeaderTooLarge

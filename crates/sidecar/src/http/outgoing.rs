@@ -4,6 +4,7 @@ use super::body::{Flow, SendBody};
 use super::filters::Filters;
 use super::headers;
 use super::unread::{Message, Unread};
+use crate::fault::Fault;
 use crate::upstream::instance::Instance;
 use bytes::Bytes;
 use fusewire_model::service::Protocol;
@@ -78,8 +79,8 @@ impl Outgoing {
     }
 
     /// As the route's rule says.
-    pub(crate) fn edit(&mut self, filters: &Filters) {
-        filters.request(&mut self.head, &mut self.authority);
+    pub(crate) fn edit(&mut self, filters: &Filters) -> Result<(), Fault> {
+        filters.request(&mut self.head, &mut self.authority)
     }
 
     /// As it says for the one backend alone.

@@ -297,7 +297,7 @@ impl Connection {
             &self.worker.replay,
         );
         if let Some(filters) = &target.filters {
-            outgoing.edit(filters);
+            outgoing.edit(filters)?;
         }
         Ok(outgoing)
     }

@@ -4,7 +4,7 @@ use super::path_text;
 use crate::policy::{Ratio, is_field_value};
 use crate::route::{
     Authority, Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, PathMatch, REDIRECTS, Redirect,
-    Scheme, may_edit,
+    Scheme, is_replacement, may_edit,
 };
 use crate::yaml::cursor::{Cursor, Entry, Fields};
 use crate::yaml::mesh::Draft;
@@ -94,17 +94,27 @@ fn field(entry: &Entry<'_>) -> Option<(String, String)> {
 /// `/whole` or `{prefix: /new}`.
 fn path(cursor: &Cursor<'_>, matched: &PathMatch) -> Option<PathEdit> {
     if !cursor.is_map() {
-        return path_text(cursor).map(PathEdit::Whole);
+        return replacement(cursor).map(PathEdit::Whole);
     }
     let mut fields = cursor.map("a path")?;
     let prefix =
-        fields.required("prefix", "what stands in place of the prefix that matched").and_then(|c| path_text(&c));
+        fields.required("prefix", "what stands in place of the prefix that matched").and_then(|c| replacement(&c));
     fields.finish();
     if !matched.has_prefix() {
         cursor.fault_with("replaces a prefix, and the rule matches none", "write `match: {path: {prefix: ...}}`");
         return None;
     }
     prefix.map(PathEdit::Prefix)
+}
+
+/// It is sent as it is, so that it must be more than what a match may say.
+fn replacement(cursor: &Cursor<'_>) -> Option<String> {
+    let text = path_text(cursor)?;
+    let fits = is_replacement(&text);
+    if !fits {
+        cursor.fault(format!("must be percent-encoded as a path is (RFC 3986, 3.3), got {}", shown(&text)));
+    }
+    fits.then_some(text)
 }
 
 /// `shadow`, or `{to: shadow, share: 10%}`.
@@ -138,8 +148,7 @@ pub(super) fn redirect(cursor: &Cursor<'_>, matched: &PathMatch) -> Option<Filte
     let status = fields.get("status").and_then(|c| c.choice(&statuses)).unwrap_or(302);
     fields.finish();
     let redirect = Redirect { scheme, host, port, path, status };
-    let before = Redirect { scheme: None, host: None, port: None, path: None, status };
-    if redirect == before {
+    if redirect.changes_nothing(matched, None) {
         cursor.fault_with("leads to where it came from", "name a scheme, host, port or path");
     }
     Some(Filters { redirect: Some(redirect), ..Filters::default() })
