@@ -229,6 +229,31 @@ fn a_redirect_to_where_the_request_came_from_is_refused_and_leads_nobody_around(
 }
 
 #[test]
+fn what_one_backend_gets_is_not_shown_to_what_the_policy_falls_back_to() {
+    let (other, seen) = app("other");
+    let services =
+        format!("  other: {{policy: both, instances: [{{id: other-1, address: 127.0.0.1:{}}}]}}\n", other.port);
+    let rules = "      - to: [{service: shop, request_headers: {set: {x-track: shop}, add: {x-key: of-shop}, remove: [x-id]}}]\n        \
+                 request_headers: {set: {x-rule: 'yes'}}\n";
+    let more = format!("{services}routes:\n  r:\n    rules:\n{rules}");
+    let shape = Shape { policy: "fallback: [{type: service, service: other}]", more: &more, ..Shape::default() };
+    let pair = Pair::shaped(FUSEWIRE, free_port(), &shape);
+    for version in VERSIONS {
+        for (method, body) in [("GET", &b""[..]), ("PUT", &b"a body"[..])] {
+            let answer = ask(pair.port(), version, method, "r/", &[("x-id", "7"), ("x-track", "caller")], body);
+            let got = (answer.status, answer.header("fusewire-fallback"), answer.text());
+            assert_eq!(got, (200, Some("service"), "other".into()), "{version} {method}");
+            let got = seen.lock().unwrap().pop().unwrap();
+            assert_eq!(
+                (got.all("x-track"), got.all("x-id"), got.all("x-rule")),
+                (vec!["caller"], vec!["7"], vec!["yes"])
+            );
+            assert!(got.all("x-key").is_empty() && got.body == body, "{got:?}");
+        }
+    }
+}
+
+#[test]
 fn shares_go_to_backends_by_weight_and_each_may_change_what_it_gets() {
     let ((shop, at_shop), (canary, at_canary)) = (app("shop"), app("canary"));
     let rules = "      - to:\n          \

@@ -117,6 +117,8 @@ pub(crate) struct Target {
     pub(crate) others: Others,
     /// What the route's rule changes on the way, if anything.
     pub(crate) filters: Option<Arc<Filters>>,
+    /// It is what a policy falls back to.
+    pub(crate) stands_in: bool,
 }
 
 impl Target {
@@ -126,13 +128,13 @@ impl Target {
     }
     pub(crate) fn service(upstream: &Arc<Upstream>, others: Others) -> Self {
         let (upstream, policy) = (upstream.clone(), upstream.policy.clone());
-        Self { upstream, policy, route: None, scope: None, retries: true, others, filters: None }
+        Self { upstream, policy, route: None, scope: None, retries: true, others, filters: None, stands_in: false }
     }
 
     /// What `service` is to a request that this target failed: its circuits, and no further attempt.
     pub(crate) fn other(&self, service: &ServiceName) -> Option<Self> {
         let upstream = self.others.as_ref()?.get(service)?;
-        Some(Self { retries: false, ..Self::service(upstream, None) })
+        Some(Self { retries: false, stands_in: true, ..Self::service(upstream, None) })
     }
 }
 
@@ -216,7 +218,7 @@ impl Route {
         let (route, others) = (Some(found.metrics.clone()), self.others.clone());
         let filters = found.filters.as_ref().and_then(|each| each.get(chosen)?.clone());
         let (upstream, scope) = (upstream.clone(), found.scope.clone());
-        Ok(Target { upstream, policy, route, scope, retries: true, others, filters })
+        Ok(Target { upstream, policy, route, scope, retries: true, others, filters, stands_in: false })
     }
 }
 

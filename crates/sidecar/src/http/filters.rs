@@ -84,6 +84,11 @@ impl Filters {
         Ok(())
     }
 
+    /// Whether one backend has what the others have not.
+    pub(super) fn edits_for_backend(&self) -> bool {
+        !self.backend.is_empty()
+    }
+
     /// The same, once mirrors have their copies.
     pub(super) fn backend(&self, head: &mut request::Parts) {
         apply(&self.backend, &mut head.headers);
