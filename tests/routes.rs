@@ -254,6 +254,78 @@ fn what_one_backend_gets_is_not_shown_to_what_the_policy_falls_back_to() {
 }
 
 #[test]
+fn the_mesh_says_whose_pages_may_call_and_read() {
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let keeps = seen.clone();
+    let shop = App::start(0, move |request: Request<Bytes>| {
+        keeps.lock().unwrap().push(format!("{} {}", request.method(), request.uri().path()));
+        let response =
+            Response::builder().header("access-control-allow-origin", "https://own").header("vary", "accept");
+        response.header("access-control-allow-methods", "DELETE").header("x-app", "1").body(Full::default()).unwrap()
+    });
+    let rules = "      - {match: {path: {prefix: /a}, method: PUT}, to: shop, cors: {origins: ['https://*.shop.example'], methods: [PUT], headers: [x-a], credentials: true, expose: [x-app], max_age: 1h}}\n      \
+                 - {match: {path: /open}, to: shop, cors: {origins: '*', methods: '*', headers: '*', expose: '*'}}\n      \
+                 - {match: {path: /dead}, to: dead, cors: {origins: '*'}}\n      \
+                 - {to: shop}\n";
+    let pair = pair(shop.port, &[("dead", free_port())], rules);
+    let (good, evil) = ("https://www.shop.example", "https://shop.example.evil");
+    let cors = |answer: &Answer| {
+        let fields = answer.headers.iter().filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix("access-control-")?;
+            Some(format!("{name}={}", value.to_str().unwrap()))
+        });
+        let mut fields: Vec<String> = fields.collect();
+        fields.sort();
+        fields.join(" ")
+    };
+    for version in VERSIONS {
+        let asks = |path: &str, origin: &str, method: &str| {
+            let fields = [
+                ("origin", origin),
+                ("access-control-request-method", method),
+                ("access-control-request-headers", "x-a,x-b"),
+            ];
+            let answer = ask(pair.port(), version, "OPTIONS", &format!("r{path}"), &fields, b"");
+            let reason = answer.header("fusewire-reason").unwrap_or_default().to_owned();
+            assert!(answer.body.is_empty() && answer.header("content-type").is_none(), "{answer:?}");
+            (answer.status, cors(&answer), reason)
+        };
+        let wanted = format!(
+            "allow-credentials=true allow-headers=x-a allow-methods=PUT allow-origin={good} expose-headers=x-app max-age=3600"
+        );
+        assert_eq!(asks("/a/asked", good, "PUT"), (204, wanted, "preflight".into()), "{version}");
+        assert_eq!(asks("/a/asked", evil, "PUT"), (204, String::new(), "preflight".into()), "{version}");
+        let wanted = "allow-headers=x-a,x-b allow-methods=GET allow-origin=* expose-headers=* max-age=5";
+        assert_eq!(asks("/open", evil, "GET"), (204, wanted.into(), "preflight".into()), "{version}");
+        assert!(seen.lock().unwrap().is_empty(), "no instance was asked");
+        // of another rule, which says nothing: the application answers
+        let own = "allow-methods=DELETE allow-origin=https://own";
+        assert_eq!(asks("/a/b", good, "GET"), (200, own.into(), String::new()), "{version}");
+        let answer = ask(pair.port(), version, "OPTIONS", "r/a/b", &[("origin", good)], b"");
+        assert_eq!((answer.status, cors(&answer)), (200, own.into()), "it asks nothing");
+        assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), ["OPTIONS /a/b", "OPTIONS /a/b"]);
+
+        let put = |fields: &[(&str, &str)]| {
+            let answer = ask(pair.port(), version, "PUT", "r/a/b", fields, b"a body");
+            let varies = answer.headers.get_all("vary").iter().map(|value| value.to_str().unwrap());
+            assert_eq!((answer.status, varies.collect::<Vec<_>>()), (200, vec!["accept", "origin"]), "{version}");
+            cors(&answer)
+        };
+        let wanted = format!("allow-credentials=true allow-origin={good} expose-headers=x-app");
+        assert_eq!(put(&[("origin", good)]), wanted, "{version}");
+        assert_eq!(put(&[("origin", evil)]), "", "{version}: not even what the application says");
+        assert_eq!(put(&[]), "", "{version}");
+        assert_eq!(std::mem::take(&mut *seen.lock().unwrap()).len(), 3);
+        let answer = ask(pair.port(), version, "GET", "r/dead", &[("origin", evil)], b"");
+        assert_eq!((answer.status >= 500, cors(&answer)), (true, "allow-origin=*".into()), "a page learns of failures");
+    }
+    let line = pair.logged(&pair.web, "/a/asked");
+    assert_eq!((line["reason"].as_str(), line["status"].as_u64()), (Some("preflight"), Some(204)));
+    let (_, metrics) = pair.web.get("/metrics").unwrap();
+    assert!(!metrics.lines().any(|line| line.contains("request_errors") && line.contains("preflight")), "{metrics}");
+}
+
+#[test]
 fn shares_go_to_backends_by_weight_and_each_may_change_what_it_gets() {
     let ((shop, at_shop), (canary, at_canary)) = (app("shop"), app("canary"));
     let rules = "      - to:\n          \

@@ -16,10 +16,10 @@
 //!   service's, with these on top. What that policy counts by name, such as a rate, is then counted for the rule alone;
 //! - hostnames of the route are not looked at (GEP-1426: they mean nothing for Services).
 //!
-//! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters `CORS`
-//! and `ExtensionRef`, `RequestRedirect` beside another filter or where it changes nothing, filters of backends other than header
+//! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters of kind
+//! `ExtensionRef`, `RequestRedirect` beside another filter or where it changes nothing, filters of backends other than header
 //! edits, edits of headers that frame a message or name the host, retries of statuses below 500, and every field that this build
-//! does not know (of the experimental channel: `sessionPersistence`, `externalAuth`, `useDefaultGateways`). A route that wants
+//! does not know (of the experimental channel: `externalAuth`, `sessionPersistence`, `useDefaultGateways`). A route that wants
 //! any of it is not used at all.
 //!
 //! Invariant: nothing that an object says is left out in silence, and no object can make the whole fail.

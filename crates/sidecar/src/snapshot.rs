@@ -2,13 +2,14 @@
 //!
 //! Invariant 2: a request loads exactly one.
 
-use crate::fault::{Fault, Redirected, Scope};
+use crate::fault::{Fault, Preflight, Redirected, Scope};
+use crate::http::cors;
 use crate::http::filters::Filters;
 use crate::upstream::service::Upstream;
 use fusewire_model::ServiceName;
 use fusewire_model::health::HealthCheck;
 use fusewire_model::policy::{Plain, Policy};
-use fusewire_model::route::{Backend, Match, Redirect, Request, Rule};
+use fusewire_model::route::{self, Backend, Cors, Match, Redirect, Request, Rule};
 use fusewire_model::service::Allow;
 use fusewire_resilience::{Outcome, Refusal, RefusalCause, ServicePass, ServiceScope, Time};
 use fusewire_telemetry::metrics::{Direction, RouteMetrics};
@@ -204,7 +205,11 @@ impl Route {
 
     /// The first rule that matches, and the backend that `random` falls on.
     pub(crate) fn target(&self, request: &impl Request, random: u64) -> Result<Target, Fault> {
-        let found = self.rules.iter().find(|r| r.rule.matches.matches(request)).ok_or(Fault::NoRoute)?;
+        let asked = route::Preflight::of(request);
+        let found = self.rules.iter().find(|r| r.rule.is_for(request, asked.as_ref())).ok_or(Fault::NoRoute)?;
+        if let (Some(asked), Some(cors)) = (&asked, found.rule.cors()) {
+            return Err(found.preflight(asked, cors));
+        }
         if let Some(redirect) = found.rule.redirect() {
             return Err(found.redirected(redirect, request));
         }
@@ -223,6 +228,11 @@ impl Route {
 }
 
 impl RouteRule {
+    fn preflight(&self, asked: &route::Preflight, cors: &Cors) -> Fault {
+        let fields = cors.preflight(asked).map(cors::fields);
+        Fault::Preflight(Box::new(Preflight { fields, route: self.metrics.clone() }))
+    }
+
     fn redirected(&self, redirect: &Redirect, request: &impl Request) -> Fault {
         let Some(location) = redirect.location(request, &self.rule.matches.path) else {
             return Fault::BadRoute("the route's redirect leads to where the request came from");

@@ -46,6 +46,8 @@ reasons! {
     NoRoute = "no-route", 404, UNIMPLEMENTED;
     /// The route's rule sends the caller elsewhere, by the status that it says. No failure.
     Redirected = "redirected", 302, UNIMPLEMENTED;
+    /// The route's rule says for the service which pages may call it, before they do. No failure.
+    Preflight = "preflight", 204, UNIMPLEMENTED;
     /// What the route's rule names for this share of the requests does not exist, or may not be used.
     NoBackend = "no-backend", 500, UNAVAILABLE;
     /// What the route's rule makes of the request cannot be sent: no valid path, or a redirect to where it came from.
@@ -97,7 +99,7 @@ impl Reason {
 
     /// Whether anything went wrong.
     pub fn is_failure(self) -> bool {
-        self != Self::Redirected
+        !matches!(self, Self::Redirected | Self::Preflight)
     }
 }
 

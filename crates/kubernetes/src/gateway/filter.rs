@@ -1,11 +1,11 @@
 //! Filters of rules and of backends, and the backends themselves.
 
-use super::object::{BackendRef, Field, Filter, HeaderModifier, PathModifier, RequestMirror, RequestRedirect};
+use super::object::{self, BackendRef, Field, Filter, HeaderModifier, PathModifier, RequestMirror, RequestRedirect};
 use super::{Input, Told, Translated, refs};
 use fusewire_model::policy::{Ratio, is_field_value};
 use fusewire_model::route::{
-    Authority, Backend, Edits, Filters, HeaderEdits, MAX_EDITS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme,
-    is_replacement, may_edit,
+    Authority, Backend, Cors, CorsWords, Edits, Filters, HeaderEdits, List, MAX_CORS_AGE, MAX_EDITS, Mirror, PathEdit,
+    REDIRECTS, Redirect, Scheme, is_replacement, may_edit,
 };
 
 /// What the rule at `path` does on the way. Filters of one kind that may stand only once, and stand there twice, are an object
@@ -15,6 +15,10 @@ pub(super) fn filters(input: &Input<'_>, of: &mut Translated<'_>, all: &[Filter]
     for (index, filter) in all.iter().enumerate() {
         let path = format!("{path}.filters[{index}]");
         if edit(&mut of.told, filter, &mut out.edits, &path) {
+            continue;
+        }
+        if let ("CORS", Some(wanted)) = (filter.kind.as_str(), &filter.cors) {
+            out.cors = cors(&mut of.told, wanted, &format!("{path}.cors"));
             continue;
         }
         match (filter.kind.as_str(), &filter.request_mirror, &filter.request_redirect, &filter.url_rewrite) {
@@ -88,6 +92,33 @@ fn editable(told: &mut Told, name: &str, path: &str) -> Option<String> {
         return None;
     }
     Some(lower)
+}
+
+fn cors(told: &mut Told, wanted: &object::Cors, path: &str) -> Option<Cors> {
+    told.unknown(path, &wanted.rest);
+    let age = wanted.max_age.unwrap_or(Cors::DEFAULT_AGE);
+    if !(1..=MAX_CORS_AGE).contains(&age) {
+        told.unsupported(format_args!("{path}.maxAge"), format_args!("must be 1..{MAX_CORS_AGE}"));
+    }
+    let words = CorsWords {
+        origins: wanted.allow_origins.clone(),
+        methods: wanted.allow_methods.clone(),
+        headers: wanted.allow_headers.clone(),
+        expose: wanted.expose_headers.clone(),
+    };
+    let made = Cors::new(words, wanted.allow_credentials.unwrap_or(false), age);
+    let told = |faults: Vec<(List, usize, &str)>| {
+        for (list, at, why) in faults {
+            let list = match list {
+                List::Origins => "allowOrigins",
+                List::Methods => "allowMethods",
+                List::Headers => "allowHeaders",
+                List::Expose => "exposeHeaders",
+            };
+            told.unsupported(format_args!("{path}.{list}[{at}]"), why);
+        }
+    };
+    made.map_err(told).ok()
 }
 
 /// One that leads nowhere is told and left out.

@@ -169,6 +169,7 @@ pub(super) struct Filter {
     pub(super) request_mirror: Option<RequestMirror>,
     pub(super) request_redirect: Option<RequestRedirect>,
     pub(super) url_rewrite: Option<UrlRewrite>,
+    pub(super) cors: Option<Cors>,
     #[serde(flatten)]
     pub(super) rest: Rest,
 }
@@ -228,6 +229,23 @@ pub(super) struct RequestRedirect {
 pub(super) struct UrlRewrite {
     pub(super) hostname: Option<String>,
     pub(super) path: Option<PathModifier>,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Cors {
+    #[serde(default)]
+    pub(super) allow_origins: Vec<String>,
+    pub(super) allow_credentials: Option<bool>,
+    #[serde(default)]
+    pub(super) allow_methods: Vec<String>,
+    #[serde(default)]
+    pub(super) allow_headers: Vec<String>,
+    #[serde(default)]
+    pub(super) expose_headers: Vec<String>,
+    pub(super) max_age: Option<u32>,
     #[serde(flatten)]
     pub(super) rest: Rest,
 }

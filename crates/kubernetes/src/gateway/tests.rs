@@ -442,6 +442,33 @@ fn a_route_of_the_longest_name_keeps_its_timeouts() {
 }
 
 #[test]
+fn whose_pages_may_read_the_answers_is_ours() {
+    let of = |cors: Value| {
+        let filter = json!({"type": "CORS", "cors": cors});
+        rules(json!({"filters": [filter], "backendRefs": cart()})).remove(0).cors().cloned().unwrap()
+    };
+    let cors = of(json!({
+        "allowOrigins": ["https://*.Shop.example:8443", "http://a"], "allowMethods": ["GET", "PUT"],
+        "allowHeaders": ["X-A"], "exposeHeaders": ["X-B"], "allowCredentials": true, "maxAge": 60,
+    }));
+    let words = cors.words();
+    assert_eq!(words.origins, ["https://*.shop.example:8443", "http://a"]);
+    assert_eq!(
+        (words.methods.join(","), words.headers.join(","), words.expose.join(",")),
+        ("GET,PUT".into(), "x-a".into(), "x-b".into())
+    );
+    assert_eq!((cors.credentials, cors.max_age), (true, 60));
+    let cors = of(json!({"allowOrigins": ["*"]}));
+    assert_eq!((cors.credentials, cors.max_age, cors.varies()), (false, 5, false));
+    let filter = json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}});
+    let output = all(&[], &[object("g", &to_web(json!([{"filters": [filter], "backendRefs": cart()}])))], &[]);
+    assert_eq!(
+        said(&output),
+        ["g: not UnsupportedValue (spec.rules[0].filters[0].type: is none that a GRPCRoute has) ResolvedRefs"]
+    );
+}
+
+#[test]
 fn what_leads_nowhere_keeps_its_share_and_is_told() {
     let of = |backends: Value| {
         let output = http(&to_web(json!([{"backendRefs": backends}])));
@@ -658,7 +685,9 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
     let matches = |matches: Value| rule(json!({"matches": [matches]}));
     let lines = [
         rule(json!({"sessionPersistence": {"type": "Cookie"}})),
-        filter(json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}})),
+        filter(
+            json!({"type": "CORS", "cors": {"allowOrigins": ["*", "shop"], "allowMethods": [""], "maxAge": 0, "x": 1}}),
+        ),
         filter(json!({"type": "ExtensionRef", "extensionRef": {"name": "x"}})),
         filter(
             json!({"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "x"}}}),
@@ -691,7 +720,7 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
     ];
     expect![[r#"
         r: not UnsupportedValue (spec.rules[1].sessionPersistence: is not supported) ResolvedRefs
-        r: not UnsupportedValue (spec.rules[1].filters[0].cors: is not supported; spec.rules[1].filters[0].type: CORS is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].cors.x: is not supported; spec.rules[1].filters[0].cors.maxAge: must be 1..2147483647; spec.rules[1].filters[0].cors.allowOrigins[0]: * means any, and stands alone; spec.rules[1].filters[0].cors.allowMethods[0]: is no method; spec.rules[1].filters[0].cors.allowOrigins[1]: is no origin: write *, https://shop.example or https://*.example:8443) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].extensionRef: is not supported; spec.rules[1].filters[0].type: ExtensionRef is not supported) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', and be percent-encoded as a path is (RFC 3986, 3.3)) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].matches[0].path.type: must be PathPrefix where ReplacePrefixMatch is used) ResolvedRefs

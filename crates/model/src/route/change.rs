@@ -5,7 +5,7 @@
 //! fields that frame a message, that are for one connection only, or that are ours.
 
 use super::matching::{PathMatch, Request};
-use super::{Authority, split_port};
+use super::{Authority, Cors, split_port};
 use crate::name::ServiceName;
 use crate::policy::{Ratio, is_field_name};
 
@@ -25,6 +25,8 @@ pub struct Filters {
     pub redirect: Option<Redirect>,
     /// At most [`MAX_MIRRORS`].
     pub mirrors: Vec<Mirror>,
+    /// Whose pages may read the answers; `None`: as the service says.
+    pub cors: Option<Cors>,
 }
 
 /// On the way there and back.
@@ -167,7 +169,7 @@ impl Scheme {
             Self::Https => "https",
         }
     }
-    fn port(self) -> u16 {
+    pub(super) fn port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,

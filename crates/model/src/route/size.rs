@@ -7,7 +7,7 @@
 use super::change::HeaderEdits;
 use super::matching::{PathMatch, ValueMatch};
 use super::pattern::Pattern;
-use super::{Backend, Edits, Filters, Match, Rule};
+use super::{Backend, Cors, CorsWords, Edits, Filters, Match, Rule};
 use std::ops::AddAssign;
 
 pub const MAX_RULES: usize = 10_000;
@@ -106,12 +106,15 @@ impl Size {
     }
 
     fn filters(&mut self, filters: &Filters) {
-        let Filters { edits, host, path, redirect, mirrors } = filters;
+        let Filters { edits, host, path, redirect, mirrors, cors } = filters;
         self.edits(edits);
         let (to_host, to_path) = redirect.as_ref().map(|to| (to.host.as_ref(), to.path.as_ref())).unwrap_or_default();
         host.iter().chain(to_host).for_each(|host| self.write(host.as_str()));
         path.iter().chain(to_path).for_each(|path| self.write(path.text()));
         mirrors.iter().for_each(|mirror| self.write(mirror.service.as_str()));
+        if let Some(CorsWords { origins, methods, headers, expose }) = cors.as_ref().map(Cors::words) {
+            [origins, methods, headers, expose].iter().flatten().for_each(|word| self.write(word));
+        }
     }
 }
 

@@ -85,8 +85,8 @@ fn rules(cursor: &Cursor<'_>, route: &str, draft: &mut Draft) -> Vec<Rule> {
 }
 
 /// What a rule may say, and a route of one rule.
-const KEYS: [&str; 8] =
-    ["match", "to", "redirect", "policy", "request_headers", "response_headers", "rewrite", "mirror"];
+const KEYS: [&str; 9] =
+    ["match", "to", "redirect", "policy", "request_headers", "response_headers", "rewrite", "mirror", "cors"];
 
 fn rule(fields: &mut Fields<'_>, name: &str, draft: &mut Draft) -> Option<Rule> {
     let name = name.into();

@@ -82,6 +82,7 @@ fn stands_for(reason: Reason) -> bool {
         // the caller's own doing, or it has stopped waiting
         Reason::NoRoute
         | Reason::Redirected
+        | Reason::Preflight
         | Reason::NoBackend
         | Reason::BadRoute
         | Reason::Denied

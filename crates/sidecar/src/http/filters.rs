@@ -3,9 +3,10 @@
 //! Made when configuration is folded, so that a request only copies; a rule that changes nothing has none of it. It
 //! deliberately checks no names: the model lets nothing in that frames a message or is ours.
 
+use super::cors::Sharing;
 use crate::fault::Fault;
 use crate::upstream::service::Upstream;
-use fusewire_model::route::{Edits, HeaderEdits, PathEdit, PathMatch, Rule};
+use fusewire_model::route::{Cors, Edits, HeaderEdits, PathEdit, PathMatch, Rule};
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Uri, request};
@@ -23,6 +24,7 @@ pub(crate) struct Filters {
     host: Option<(Authority, HeaderValue)>,
     path: Option<(PathMatch, PathEdit)>,
     pub(crate) mirrors: Arc<[Mirror]>,
+    cors: Option<Arc<Cors>>,
 }
 
 /// Where a copy of some requests goes.
@@ -41,6 +43,7 @@ enum Edit {
 impl Filters {
     /// Of each of the rule's backends, in their order; `None` where no backend has any.
     pub(crate) fn of(rule: &Rule, mirrors: Arc<[Mirror]>) -> Option<Box<[Option<Arc<Self>>]>> {
+        let cors = rule.cors().cloned().map(Arc::new);
         let each = rule.backends.iter().map(|backend| {
             let ours = rule.filters.as_deref();
             let filters = Self {
@@ -52,6 +55,7 @@ impl Filters {
                     .and_then(|host| Some((host.as_str().parse().ok()?, HeaderValue::from_str(host.as_str()).ok()?))),
                 path: ours.and_then(|f| Some((rule.matches.path.clone(), f.path.clone()?))),
                 mirrors: mirrors.clone(),
+                cors: cors.clone(),
             };
             (!filters.is_empty()).then(|| Arc::new(filters))
         });
@@ -60,13 +64,14 @@ impl Filters {
     }
 
     fn is_empty(&self) -> bool {
-        let Self { request, backend, response, host, path, mirrors } = self;
+        let Self { request, backend, response, host, path, mirrors, cors } = self;
         request.is_empty()
             && backend.is_empty()
             && response.is_empty()
             && host.is_none()
             && path.is_none()
             && mirrors.is_empty()
+            && cors.is_none()
     }
 
     /// Once what is for one connection only has been taken out. Never half: where it cannot be done, the request goes nowhere.
@@ -82,6 +87,11 @@ impl Filters {
             head.uri = uri.ok_or(Fault::BadRoute("what the route's rewrite makes of the path is no valid path"))?;
         }
         Ok(())
+    }
+
+    /// What the answer says of who may read it; `None`: what the service says.
+    pub(super) fn sharing(&self, request: &HeaderMap) -> Option<Box<Sharing>> {
+        self.cors.as_ref().map(|cors| Box::new(Sharing::of(cors, request)))
     }
 
     /// Whether one backend has what the others have not.

@@ -1,15 +1,16 @@
-//! What a rule changes: `request_headers`, `response_headers`, `rewrite`, `mirror`; and `redirect`.
+//! What a rule changes: `request_headers`, `response_headers`, `rewrite`, `mirror`, `cors`; and `redirect`.
 
 use super::path_text;
 use crate::policy::{Ratio, is_field_value};
 use crate::route::{
-    Authority, Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, PathMatch, REDIRECTS, Redirect,
-    Scheme, is_replacement, may_edit,
+    Authority, Cors, CorsWords, Edits, Filters, HeaderEdits, List, MAX_CORS_AGE, MAX_EDITS, MAX_MIRRORS, Mirror,
+    PathEdit, PathMatch, REDIRECTS, Redirect, Scheme, is_replacement, may_edit,
 };
 use crate::yaml::cursor::{Cursor, Entry, Fields};
 use crate::yaml::mesh::Draft;
 use crate::yaml::scalar::{parse_millionths, shown};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// All that stands beside `to`.
 pub(super) fn filters(fields: &mut Fields<'_>, matched: &PathMatch, draft: &mut Draft) -> Filters {
@@ -29,6 +30,7 @@ pub(super) fn filters(fields: &mut Fields<'_>, matched: &PathMatch, draft: &mut 
         }
         filters.mirrors = list.iter().filter_map(|cursor| mirror(cursor, draft)).collect();
     }
+    filters.cors = fields.get("cors").and_then(|c| cors(&c));
     filters
 }
 
@@ -130,6 +132,45 @@ fn mirror(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<Mirror> {
     });
     fields.finish();
     Some(Mirror { service: service?, share: share.unwrap_or(whole) })
+}
+
+/// `{origins: ["https://*.example"], methods: [GET, PUT], headers: [x-a], credentials: true, expose: [x-b], max_age: 1h}`.
+fn cors(cursor: &Cursor<'_>) -> Option<Cors> {
+    let mut fields = cursor.map("a mapping of origins, methods, headers, credentials, expose and max_age")?;
+    let mut words = |name, what: &str| {
+        let list = fields.get(name).map(|c| c.one_or_list(what)).unwrap_or_default();
+        let read = list.iter().filter_map(|c| Some((c.clone(), c.text(what)?.to_owned())));
+        read.unzip::<_, _, Vec<Cursor<'_>>, Vec<String>>()
+    };
+    let (at_origins, origins) = words("origins", "an origin, such as https://shop.example, or a list of them");
+    let (at_methods, methods) = words("methods", "a method or a list of them");
+    let (at_headers, headers) = words("headers", "a header's name or a list of them");
+    let (at_expose, expose) = words("expose", "a header's name or a list of them");
+    let credentials = fields.get("credentials").and_then(|c| c.boolean()).unwrap_or(false);
+    let longest = Duration::from_secs(MAX_CORS_AGE.into());
+    let age = fields.get("max_age").and_then(|c| c.duration(Duration::from_secs(1)..=longest));
+    let age = age.and_then(|age| u32::try_from(age.as_secs()).ok()).unwrap_or(Cors::DEFAULT_AGE);
+    fields.finish();
+    if origins.is_empty() {
+        cursor.fault_with(
+            "names no origin, so that no page may read anything",
+            "write `origins: [\"https://shop.example\"]`",
+        );
+    }
+    let faults = match Cors::new(CorsWords { origins, methods, headers, expose }, credentials, age) {
+        Ok(cors) => return Some(cors),
+        Err(faults) => faults,
+    };
+    for (list, at, why) in faults {
+        let places = match list {
+            List::Origins => &at_origins,
+            List::Methods => &at_methods,
+            List::Headers => &at_headers,
+            List::Expose => &at_expose,
+        };
+        places.get(at).unwrap_or(cursor).fault(why);
+    }
+    None
 }
 
 /// `{scheme: https, host: shop.example, port: 8443, path: /x, status: 301}`: each may be left out, but not all.
