@@ -206,6 +206,126 @@ fn a_redirect_is_an_answer_of_ours_and_no_failure() {
 }
 
 #[test]
+fn a_redirect_to_where_the_request_came_from_is_refused_and_leads_nobody_around() {
+    let (shop, seen) = app("shop");
+    let rules = "      - {match: {path: {prefix: /a}}, redirect: {path: /a/x}}\n      \
+                 - {match: {path: {prefix: /b}}, redirect: {host: R, port: 80}}\n      \
+                 - {to: shop}\n";
+    let pair = pair(shop.port, &[], rules);
+    for version in VERSIONS {
+        for (path, wanted) in [("/a/y?q", "http://r/a/x?q"), ("/a", "http://r/a/x")] {
+            assert_eq!(get(pair.port(), version, &format!("r{path}")).header("location"), Some(wanted), "{version}");
+        }
+        for path in ["/a/x?q", "/a/x", "/b/c"] {
+            let answer = get(pair.port(), version, &format!("r{path}"));
+            let got = (answer.status, answer.header("location"), answer.header("fusewire-reason"));
+            assert_eq!(got, (500, None, Some("bad-route")), "{version} {path}");
+            let detail = "the route's redirect leads to where the request came from";
+            assert_eq!(answer.header("fusewire-detail"), Some(detail));
+        }
+    }
+    assert_eq!(pair.logged(&pair.web, "/b/c")["reason"], "bad-route");
+    assert!(seen.lock().unwrap().is_empty(), "no instance was asked");
+}
+
+#[test]
+fn what_one_backend_gets_is_not_shown_to_what_the_policy_falls_back_to() {
+    let (other, seen) = app("other");
+    let services =
+        format!("  other: {{policy: both, instances: [{{id: other-1, address: 127.0.0.1:{}}}]}}\n", other.port);
+    let rules = "      - to: [{service: shop, request_headers: {set: {x-track: shop}, add: {x-key: of-shop}, remove: [x-id]}}]\n        \
+                 request_headers: {set: {x-rule: 'yes'}}\n";
+    let more = format!("{services}routes:\n  r:\n    rules:\n{rules}");
+    let shape = Shape { policy: "fallback: [{type: service, service: other}]", more: &more, ..Shape::default() };
+    let pair = Pair::shaped(FUSEWIRE, free_port(), &shape);
+    for version in VERSIONS {
+        for (method, body) in [("GET", &b""[..]), ("PUT", &b"a body"[..])] {
+            let answer = ask(pair.port(), version, method, "r/", &[("x-id", "7"), ("x-track", "caller")], body);
+            let got = (answer.status, answer.header("fusewire-fallback"), answer.text());
+            assert_eq!(got, (200, Some("service"), "other".into()), "{version} {method}");
+            let got = seen.lock().unwrap().pop().unwrap();
+            assert_eq!(
+                (got.all("x-track"), got.all("x-id"), got.all("x-rule")),
+                (vec!["caller"], vec!["7"], vec!["yes"])
+            );
+            assert!(got.all("x-key").is_empty() && got.body == body, "{got:?}");
+        }
+    }
+}
+
+#[test]
+fn the_mesh_says_whose_pages_may_call_and_read() {
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let keeps = seen.clone();
+    let shop = App::start(0, move |request: Request<Bytes>| {
+        keeps.lock().unwrap().push(format!("{} {}", request.method(), request.uri().path()));
+        let response =
+            Response::builder().header("access-control-allow-origin", "https://own").header("vary", "accept");
+        response.header("access-control-allow-methods", "DELETE").header("x-app", "1").body(Full::default()).unwrap()
+    });
+    let rules = "      - {match: {path: {prefix: /a}, method: PUT}, to: shop, cors: {origins: ['https://*.shop.example'], methods: [PUT], headers: [x-a], credentials: true, expose: [x-app], max_age: 1h}}\n      \
+                 - {match: {path: /open}, to: shop, cors: {origins: '*', methods: '*', headers: '*', expose: '*'}}\n      \
+                 - {match: {path: /dead}, to: dead, cors: {origins: '*'}}\n      \
+                 - {to: shop}\n";
+    let pair = pair(shop.port, &[("dead", free_port())], rules);
+    let (good, evil) = ("https://www.shop.example", "https://shop.example.evil");
+    let cors = |answer: &Answer| {
+        let fields = answer.headers.iter().filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix("access-control-")?;
+            Some(format!("{name}={}", value.to_str().unwrap()))
+        });
+        let mut fields: Vec<String> = fields.collect();
+        fields.sort();
+        fields.join(" ")
+    };
+    for version in VERSIONS {
+        let asks = |path: &str, origin: &str, method: &str| {
+            let fields = [
+                ("origin", origin),
+                ("access-control-request-method", method),
+                ("access-control-request-headers", "x-a,x-b"),
+            ];
+            let answer = ask(pair.port(), version, "OPTIONS", &format!("r{path}"), &fields, b"");
+            let reason = answer.header("fusewire-reason").unwrap_or_default().to_owned();
+            assert!(answer.body.is_empty() && answer.header("content-type").is_none(), "{answer:?}");
+            (answer.status, cors(&answer), reason)
+        };
+        let wanted = format!(
+            "allow-credentials=true allow-headers=x-a allow-methods=PUT allow-origin={good} expose-headers=x-app max-age=3600"
+        );
+        assert_eq!(asks("/a/asked", good, "PUT"), (204, wanted, "preflight".into()), "{version}");
+        assert_eq!(asks("/a/asked", evil, "PUT"), (204, String::new(), "preflight".into()), "{version}");
+        let wanted = "allow-headers=x-a,x-b allow-methods=GET allow-origin=* expose-headers=* max-age=5";
+        assert_eq!(asks("/open", evil, "GET"), (204, wanted.into(), "preflight".into()), "{version}");
+        assert!(seen.lock().unwrap().is_empty(), "no instance was asked");
+        // of another rule, which says nothing: the application answers
+        let own = "allow-methods=DELETE allow-origin=https://own";
+        assert_eq!(asks("/a/b", good, "GET"), (200, own.into(), String::new()), "{version}");
+        let answer = ask(pair.port(), version, "OPTIONS", "r/a/b", &[("origin", good)], b"");
+        assert_eq!((answer.status, cors(&answer)), (200, own.into()), "it asks nothing");
+        assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), ["OPTIONS /a/b", "OPTIONS /a/b"]);
+
+        let put = |fields: &[(&str, &str)]| {
+            let answer = ask(pair.port(), version, "PUT", "r/a/b", fields, b"a body");
+            let varies = answer.headers.get_all("vary").iter().map(|value| value.to_str().unwrap());
+            assert_eq!((answer.status, varies.collect::<Vec<_>>()), (200, vec!["accept", "origin"]), "{version}");
+            cors(&answer)
+        };
+        let wanted = format!("allow-credentials=true allow-origin={good} expose-headers=x-app");
+        assert_eq!(put(&[("origin", good)]), wanted, "{version}");
+        assert_eq!(put(&[("origin", evil)]), "", "{version}: not even what the application says");
+        assert_eq!(put(&[]), "", "{version}");
+        assert_eq!(std::mem::take(&mut *seen.lock().unwrap()).len(), 3);
+        let answer = ask(pair.port(), version, "GET", "r/dead", &[("origin", evil)], b"");
+        assert_eq!((answer.status >= 500, cors(&answer)), (true, "allow-origin=*".into()), "a page learns of failures");
+    }
+    let line = pair.logged(&pair.web, "/a/asked");
+    assert_eq!((line["reason"].as_str(), line["status"].as_u64()), (Some("preflight"), Some(204)));
+    let (_, metrics) = pair.web.get("/metrics").unwrap();
+    assert!(!metrics.lines().any(|line| line.contains("request_errors") && line.contains("preflight")), "{metrics}");
+}
+
+#[test]
 fn shares_go_to_backends_by_weight_and_each_may_change_what_it_gets() {
     let ((shop, at_shop), (canary, at_canary)) = (app("shop"), app("canary"));
     let rules = "      - to:\n          \
@@ -320,6 +440,37 @@ fn a_mirror_that_hangs_or_is_dead_or_fails_delays_and_fails_nobody() {
     eventually("their own circuits hear of it", || hard("dead") > 0.0);
     assert_eq!((hard("shop"), pair.web.circuit("shop-1").as_deref()), (0.0, Some("closed")));
     gate.open();
+}
+
+#[test]
+fn callers_that_are_slow_with_their_bodies_take_no_copys_place() {
+    let ((shop, _), (shadow, at_shadow)) = (app("shop"), app("shadow"));
+    let pair = pair(shop.port, &[("shadow", shadow.port)], "      - {to: shop, mirror: shadow}\n");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let slow = runtime.block_on(async {
+        let client = h2c::client(pair.port()).await;
+        let mut slow = Vec::new();
+        for _ in 0..120 {
+            let (response, mut up) = h2c::open(&client, h2c::request("POST", "r/slow")).await;
+            up.send_data(Bytes::from_static(b"half"), false).unwrap();
+            slow.push((response, up));
+        }
+        slow
+    });
+    let flying = "fusewire_requests_in_flight{direction=\"outbound\",service=\"shop\"}";
+    eventually("all of them are under way", || pair.web.metric(flying) == Some(120.0));
+    assert_eq!(get(pair.port(), 1, "r/quick").status, 200);
+    assert_eq!(copies(&at_shadow, 1)[0].target, "/quick");
+    // half of them come to their end, the others leave
+    for (n, (response, mut up)) in slow.into_iter().enumerate() {
+        if n % 2 == 0 {
+            up.send_data(Bytes::from_static(b" and half"), true).unwrap();
+            assert_eq!(runtime.block_on(response).unwrap().status(), 200);
+            assert_eq!(copies(&at_shadow, 1)[0].body, "half and half");
+        }
+    }
+    eventually("those that left are counted", || skipped(&pair, "body") == 60.0);
+    assert_eq!(skipped(&pair, "busy"), 0.0);
 }
 
 #[test]

@@ -10,13 +10,17 @@
 //!   GRPCRoute has the port, HTTPRoutes there are in conflict, and not used (GEP-1426);
 //! - a backend is the service `NAME.NAMESPACE` (the Service's first TCP port) or `NAME.NAMESPACE.PORT` (any other). One that is
 //!   not there or may not be used is answered with 500 for its share;
+//! - what all routes of one port make together is bounded (`Size`): those that would make it too much, the newest, are not used;
+//! - a redirect that names neither scheme nor port leads to the parent's port;
 //! - timeouts and retries are a policy of their own, a copy of the one that targets the rule, else of the first backend's
 //!   service's, with these on top. What that policy counts by name, such as a rate, is then counted for the rule alone;
 //! - hostnames of the route are not looked at (GEP-1426: they mean nothing for Services).
 //!
-//! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters `CORS`
-//! and `ExtensionRef`, filters of backends other than header edits, retries of statuses below 500, and every field that this
-//! build does not know. A route that wants any of it is not used at all.
+//! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters of kind
+//! `ExtensionRef`, `RequestRedirect` beside another filter or where it changes nothing, filters of backends other than header
+//! edits, edits of headers that frame a message or name the host, retries of statuses below 500, and every field that this build
+//! does not know (of the experimental channel: `externalAuth`, `sessionPersistence`, `useDefaultGateways`). A route that wants
+//! any of it is not used at all.
 //!
 //! Invariant: nothing that an object says is left out in silence, and no object can make the whole fail.
 
@@ -35,7 +39,7 @@ mod tests;
 
 use crate::known::{KnownService, RouteId, RouteKind, ServiceId};
 use fusewire_model::policy::Policy;
-use fusewire_model::route::{Authority, Route, Rule};
+use fusewire_model::route::{Authority, Route, Rule, Size};
 use fusewire_model::{PolicyName, ServiceName};
 pub use object::{GrpcRoute, HttpRoute, Metadata, ParentRef, ReferenceGrant};
 pub use policy::policy_prefix;
@@ -106,6 +110,9 @@ impl Told {
 /// A port of a Service, and the objects that have it: indices, each once.
 type Attached = BTreeMap<(ServiceId, u16), BTreeSet<usize>>;
 
+/// Those that there is no room for, and why.
+type Full = BTreeMap<usize, String>;
+
 /// What the objects mean together, and what is to be said of each.
 pub fn translate(input: &Input<'_>) -> Output {
     let http = input.http.iter().map(|route| http::translated(input, route));
@@ -124,13 +131,50 @@ pub fn translate(input: &Input<'_>) -> Output {
             objects.retain(|index| all[*index].kind == RouteKind::Grpc);
         }
     }
-    let statuses =
-        all.iter().enumerate().filter_map(|(index, one)| status::of(input, (index, one), &attached)).collect();
+    let full = bound(&mut attached, &all);
+    let said = |(index, one)| status::of(input, (index, one), (&attached, &full));
+    let statuses = all.iter().enumerate().filter_map(said).collect();
     let used: BTreeSet<usize> = attached.values().flatten().copied().collect();
     let routes = attached.iter().filter_map(|(at, objects)| merged(input, at, objects, &all)).collect();
     let policies = used.iter().flat_map(|index| &all[*index].policies);
     let policies: BTreeMap<&PolicyName, &Policy> = policies.map(|policy| (&policy.name, policy)).collect();
     Output { routes, policies: policies.into_values().cloned().collect(), statuses }
+}
+
+/// Takes out what makes the rules of a port more than a sidecar takes: the newest objects, each from all its ports.
+fn bound(attached: &mut Attached, all: &[Translated<'_>]) -> Full {
+    let mut ports: BTreeMap<usize, Vec<&(ServiceId, u16)>> = BTreeMap::new();
+    for (at, objects) in attached.iter() {
+        objects.iter().for_each(|index| ports.entry(*index).or_default().push(at));
+    }
+    let age = |index: &usize| {
+        let Metadata { creation_timestamp, namespace, name, .. } = all[*index].metadata;
+        (creation_timestamp, namespace, name, *index)
+    };
+    let mut oldest_first: Vec<usize> = ports.keys().copied().collect();
+    oldest_first.sort_by(|a, b| age(a).cmp(&age(b)));
+    let (mut sizes, mut full) = (BTreeMap::<&(ServiceId, u16), Size>::new(), Full::new());
+    for index in oldest_first {
+        let mut own = Size::default();
+        all[index].rules.iter().for_each(|(_, rule)| own += Size::of(rule));
+        let grown = ports[&index].iter().map(|at| {
+            let mut size = sizes.get(at).copied().unwrap_or_default();
+            size += own;
+            (*at, size)
+        });
+        let grown: Vec<_> = grown.collect();
+        let excess = grown.iter().find_map(|(((namespace, name), port), size)| {
+            let excess = size.excess()?;
+            Some(format!("with the older routes of port {port} of Service {namespace}/{name} there are {excess}"))
+        });
+        match excess {
+            Some(excess) => drop(full.insert(index, excess)),
+            None => sizes.extend(grown),
+        }
+    }
+    attached.values_mut().for_each(|objects| objects.retain(|index| !full.contains_key(index)));
+    attached.retain(|_, objects| !objects.is_empty());
+    full
 }
 
 /// All rules for one port, the most specific first.
@@ -144,6 +188,15 @@ fn merged(
     let authority = Authority::parse(&format!("{name}.{namespace}.svc.{}:{port}", input.cluster_domain))?;
     let mut rules: Vec<&(Rank, Rule)> = objects.iter().flat_map(|index| &all[*index].rules).collect();
     rules.sort_by(|a, b| a.0.cmp(&b.0));
-    let rules = rules.into_iter().map(|(_, rule)| rule.clone()).collect();
+    let rules = rules.into_iter().map(|(_, rule)| at_port(rule.clone(), *port)).collect();
     Some(Route { name: authority.to_string(), authorities: vec![authority], rules })
+}
+
+/// A redirect without scheme and port leads to the port that was asked for, which not every request says.
+fn at_port(mut rule: Rule, port: u16) -> Rule {
+    let redirect = rule.filters.as_mut().and_then(|filters| filters.redirect.as_mut());
+    if let Some(redirect) = redirect.filter(|redirect| redirect.scheme.is_none()) {
+        redirect.port.get_or_insert(port);
+    }
+    rule
 }

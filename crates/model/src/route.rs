@@ -4,15 +4,20 @@
 //! first that matches wins. A service's own name is an authority too: without a route it means "everything to that service".
 
 mod change;
+mod cors;
 mod matching;
 mod pattern;
+mod size;
 
 use crate::name::{PolicyName, ServiceName};
 pub use change::{
-    Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, may_edit,
+    Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, is_replacement,
+    may_edit,
 };
+pub use cors::{CORS_FIELDS, Cors, CorsWords, List, MAX_CORS, MAX_CORS_AGE, Preflight};
 pub use matching::{HeaderMatch, Match, PathMatch, QueryMatch, Request, ValueMatch};
-pub use pattern::{MAX_PATTERNS, Pattern};
+pub use pattern::Pattern;
+pub use size::{MAX_PATTERNS, MAX_RULES, SOURCES, Size};
 
 /// `host` or `host:port`, lower-case, IPv6 in brackets. A table for `host:port` wins over one for `host`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -151,6 +156,17 @@ impl Rule {
     pub fn redirect(&self) -> Option<&Redirect> {
         self.filters.as_ref()?.redirect.as_ref()
     }
+    pub fn cors(&self) -> Option<&Cors> {
+        self.filters.as_ref()?.cors.as_ref()
+    }
+    /// Whether it is for `request`. What a browser asks beforehand is for the rule that the request itself will be for, as far
+    /// as path, query and method say so, where that rule has an answer.
+    pub fn is_for(&self, request: &impl Request, asked: Option<&Preflight>) -> bool {
+        let itself = |asked: &Preflight| {
+            self.cors().is_some() && self.matches.matches(&Announced { request, method: &asked.method })
+        };
+        self.matches.matches(request) || asked.is_some_and(itself)
+    }
     pub fn mirrors(&self) -> &[Mirror] {
         self.filters.as_ref().map_or(&[], |filters| &filters.mirrors)
     }
@@ -168,6 +184,30 @@ impl Rule {
             left = left.saturating_sub(weight);
             hit
         })
+    }
+}
+
+/// The same request with another method.
+struct Announced<'a, R> {
+    request: &'a R,
+    method: &'a str,
+}
+
+impl<R: Request> Request for Announced<'_, R> {
+    fn authority(&self) -> &str {
+        self.request.authority()
+    }
+    fn path(&self) -> &str {
+        self.request.path()
+    }
+    fn query(&self) -> Option<&str> {
+        self.request.query()
+    }
+    fn method(&self) -> &str {
+        self.method
+    }
+    fn any_header(&self, name: &str, wanted: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.request.any_header(name, wanted)
     }
 }
 

@@ -8,7 +8,7 @@ use fusewire_model::ServiceName;
 use fusewire_resilience::{Happening, Outcome, classify};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::{Direction, Limit, RouteMetrics};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +32,25 @@ pub(crate) struct Redirected {
     pub(crate) route: Arc<RouteMetrics>,
 }
 
+/// What a browser is told that asks before a request, and the rule's own count of what it did.
+#[derive(Clone, Debug)]
+pub(crate) struct Preflight {
+    /// `None`: the page may not.
+    pub(crate) fields: Option<HeaderMap>,
+    pub(crate) route: Arc<RouteMetrics>,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     NoRoute,
     /// No fault of anybody's: the route's rule answers.
     Redirected(Box<Redirected>),
+    /// The same.
+    Preflight(Box<Preflight>),
     /// What the route's rule names does not exist.
     NoBackend,
+    /// What the route's rule makes of the request cannot be sent.
+    BadRoute(&'static str),
     /// The control plane did not say in time what the authority means.
     DiscoveryTimeout,
     Denied(Cow<'static, str>),
@@ -114,7 +126,9 @@ impl Fault {
         match self {
             Fault::NoRoute => Reason::NoRoute,
             Fault::Redirected(_) => Reason::Redirected,
+            Fault::Preflight(_) => Reason::Preflight,
             Fault::NoBackend => Reason::NoBackend,
+            Fault::BadRoute(_) => Reason::BadRoute,
             Fault::Denied(_) | Fault::PlainDenied | Fault::PeerDenied | Fault::Untold => Reason::Denied,
             Fault::BadRequest(_) => Reason::BadRequest,
             Fault::TooLarge => Reason::HeaderTooLarge,
@@ -161,7 +175,9 @@ impl Fault {
         match self {
             Fault::NoRoute
             | Fault::Redirected(_)
+            | Fault::Preflight(_)
             | Fault::NoBackend
+            | Fault::BadRoute(_)
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
@@ -216,7 +232,9 @@ impl Fault {
             Fault::OwnIdentity(_)
             | Fault::NoRoute
             | Fault::Redirected(_)
+            | Fault::Preflight(_)
             | Fault::NoBackend
+            | Fault::BadRoute(_)
             | Fault::DiscoveryTimeout
             | Fault::Denied(_)
             | Fault::BadRequest(_)
@@ -270,6 +288,10 @@ impl Fault {
     pub(crate) fn detail(&self) -> Option<Cow<'static, str>> {
         Some(match self {
             Fault::NoRoute => "no route or service has this authority, path, method, headers and query".into(),
+            Fault::Preflight(asked) => match asked.fields {
+                Some(_) => "the route says which pages may call the service".into(),
+                None => "the route does not let pages of that origin call the service".into(),
+            },
             Fault::NoBackend => "what the route names for this share of the requests does not exist".into(),
             Fault::DiscoveryTimeout => {
                 "the control plane did not answer in time and nothing is held for this authority".into()
@@ -280,7 +302,7 @@ impl Fault {
             }
             Fault::UriTooLong => "the request's target is longer than limits.target_bytes".into(),
             Fault::Expectation => "the one expectation that can be met is 100-continue".into(),
-            Fault::CallerSlow(why) | Fault::BadAnswer(why) => (*why).into(),
+            Fault::CallerSlow(why) | Fault::BadAnswer(why) | Fault::BadRoute(why) => (*why).into(),
             Fault::AnswerTooLarge => "the answer's fields are larger than 64 KiB".into(),
             Fault::NoInstance => "the service has no instances".into(),
             Fault::CircuitOpen { scope, service, .. } => match scope {

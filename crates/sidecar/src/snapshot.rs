@@ -2,13 +2,14 @@
 //!
 //! Invariant 2: a request loads exactly one.
 
-use crate::fault::{Fault, Redirected, Scope};
+use crate::fault::{Fault, Preflight, Redirected, Scope};
+use crate::http::cors;
 use crate::http::filters::Filters;
 use crate::upstream::service::Upstream;
 use fusewire_model::ServiceName;
 use fusewire_model::health::HealthCheck;
 use fusewire_model::policy::{Plain, Policy};
-use fusewire_model::route::{Backend, Match, Redirect, Request, Rule};
+use fusewire_model::route::{self, Backend, Cors, Match, Redirect, Request, Rule};
 use fusewire_model::service::Allow;
 use fusewire_resilience::{Outcome, Refusal, RefusalCause, ServicePass, ServiceScope, Time};
 use fusewire_telemetry::metrics::{Direction, RouteMetrics};
@@ -117,6 +118,8 @@ pub(crate) struct Target {
     pub(crate) others: Others,
     /// What the route's rule changes on the way, if anything.
     pub(crate) filters: Option<Arc<Filters>>,
+    /// It is what a policy falls back to.
+    pub(crate) stands_in: bool,
 }
 
 impl Target {
@@ -126,13 +129,13 @@ impl Target {
     }
     pub(crate) fn service(upstream: &Arc<Upstream>, others: Others) -> Self {
         let (upstream, policy) = (upstream.clone(), upstream.policy.clone());
-        Self { upstream, policy, route: None, scope: None, retries: true, others, filters: None }
+        Self { upstream, policy, route: None, scope: None, retries: true, others, filters: None, stands_in: false }
     }
 
     /// What `service` is to a request that this target failed: its circuits, and no further attempt.
     pub(crate) fn other(&self, service: &ServiceName) -> Option<Self> {
         let upstream = self.others.as_ref()?.get(service)?;
-        Some(Self { retries: false, ..Self::service(upstream, None) })
+        Some(Self { retries: false, stands_in: true, ..Self::service(upstream, None) })
     }
 }
 
@@ -202,7 +205,11 @@ impl Route {
 
     /// The first rule that matches, and the backend that `random` falls on.
     pub(crate) fn target(&self, request: &impl Request, random: u64) -> Result<Target, Fault> {
-        let found = self.rules.iter().find(|r| r.rule.matches.matches(request)).ok_or(Fault::NoRoute)?;
+        let asked = route::Preflight::of(request);
+        let found = self.rules.iter().find(|r| r.rule.is_for(request, asked.as_ref())).ok_or(Fault::NoRoute)?;
+        if let (Some(asked), Some(cors)) = (&asked, found.rule.cors()) {
+            return Err(found.preflight(asked, cors));
+        }
         if let Some(redirect) = found.rule.redirect() {
             return Err(found.redirected(redirect, request));
         }
@@ -216,14 +223,23 @@ impl Route {
         let (route, others) = (Some(found.metrics.clone()), self.others.clone());
         let filters = found.filters.as_ref().and_then(|each| each.get(chosen)?.clone());
         let (upstream, scope) = (upstream.clone(), found.scope.clone());
-        Ok(Target { upstream, policy, route, scope, retries: true, others, filters })
+        Ok(Target { upstream, policy, route, scope, retries: true, others, filters, stands_in: false })
     }
 }
 
 impl RouteRule {
+    fn preflight(&self, asked: &route::Preflight, cors: &Cors) -> Fault {
+        let fields = cors.preflight(asked).map(cors::fields);
+        Fault::Preflight(Box::new(Preflight { fields, route: self.metrics.clone() }))
+    }
+
     fn redirected(&self, redirect: &Redirect, request: &impl Request) -> Fault {
-        let location = HeaderValue::try_from(redirect.location(request, &self.rule.matches.path));
-        let Ok(location) = location else { return Fault::BadRequest("the target is not ASCII".into()) };
+        let Some(location) = redirect.location(request, &self.rule.matches.path) else {
+            return Fault::BadRoute("the route's redirect leads to where the request came from");
+        };
+        let Ok(location) = HeaderValue::try_from(location) else {
+            return Fault::BadRequest("the target is not ASCII".into());
+        };
         let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
         Fault::Redirected(Box::new(Redirected { status, location, route: self.metrics.clone() }))
     }

@@ -12,6 +12,7 @@ mod grpc {
     pub(super) const PERMISSION_DENIED: u8 = 7;
     pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
     pub(super) const UNIMPLEMENTED: u8 = 12;
+    pub(super) const INTERNAL: u8 = 13;
     pub(super) const UNAVAILABLE: u8 = 14;
 }
 
@@ -45,8 +46,12 @@ reasons! {
     NoRoute = "no-route", 404, UNIMPLEMENTED;
     /// The route's rule sends the caller elsewhere, by the status that it says. No failure.
     Redirected = "redirected", 302, UNIMPLEMENTED;
+    /// The route's rule says for the service which pages may call it, before they do. No failure.
+    Preflight = "preflight", 204, UNIMPLEMENTED;
     /// What the route's rule names for this share of the requests does not exist, or may not be used.
     NoBackend = "no-backend", 500, UNAVAILABLE;
+    /// What the route's rule makes of the request cannot be sent: no valid path, or a redirect to where it came from.
+    BadRoute = "bad-route", 500, INTERNAL;
     /// The peer's identity, or its lack of one, is not let in; or talking in clear is not allowed.
     Denied = "denied", 403, PERMISSION_DENIED;
     /// The request cannot be understood or carried.
@@ -94,7 +99,7 @@ impl Reason {
 
     /// Whether anything went wrong.
     pub fn is_failure(self) -> bool {
-        self != Self::Redirected
+        !matches!(self, Self::Redirected | Self::Preflight)
     }
 }
 

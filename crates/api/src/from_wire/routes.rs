@@ -7,10 +7,10 @@ use super::parts::{MAX_TEXT, at_most, text};
 use super::{At, Fault, authority, each, policy_name, service_name};
 use crate::v1;
 use fusewire_model::route::{
-    Backend, Edits, HeaderMatch, MAX_PATTERNS, Match, PathMatch, Pattern, QueryMatch, RouteTable, Rule, ValueMatch,
+    Backend, Edits, HeaderMatch, MAX_PATTERNS, MAX_RULES, Match, PathMatch, Pattern, QueryMatch, RouteTable, Rule,
+    SOURCES, Size, ValueMatch,
 };
 
-const MAX_RULES: usize = 10_000;
 const MAX_BACKENDS: usize = 1_000;
 const MAX_CONDITIONS: usize = 1_000;
 const MAX_BACKEND_WEIGHT: u32 = 1_000_000;
@@ -20,8 +20,14 @@ pub(super) fn route(name: &str, route: v1::Route) -> Result<RouteTable, Fault> {
     if parsed.as_str() != name {
         return Err(Fault::new(format!("the name must be in its normal form, {:?}", parsed.as_str())));
     }
-    at_most(MAX_PATTERNS, route.rules.iter().map(patterns).sum(), "regular expressions").at("rules")?;
-    Ok(RouteTable { authority: parsed, rules: each(route.rules, "rules", MAX_RULES, rule)? })
+    at_most(SOURCES * MAX_PATTERNS, route.rules.iter().map(patterns).sum(), "regular expressions").at("rules")?;
+    let rules = each(route.rules, "rules", SOURCES * MAX_RULES, rule)?;
+    let mut size = Size::default();
+    rules.iter().for_each(|rule| size += Size::of(rule));
+    match size.excess_of_all() {
+        Some(excess) => Err(Fault::new(excess)).at("rules"),
+        None => Ok(RouteTable { authority: parsed, rules }),
+    }
 }
 
 /// Counted before any is compiled, which takes more than its text does.

@@ -2,8 +2,8 @@
 
 use crate::v1;
 use fusewire_model::route::{
-    Backend, Filters, HeaderEdits, HeaderMatch, Match, Mirror, PathEdit, PathMatch, QueryMatch, Redirect, RouteTable,
-    Rule, Scheme, ValueMatch,
+    Backend, Cors, CorsWords, Filters, HeaderEdits, HeaderMatch, Match, Mirror, PathEdit, PathMatch, QueryMatch,
+    Redirect, RouteTable, Rule, Scheme, ValueMatch,
 };
 
 pub(super) fn route(table: &RouteTable) -> v1::Route {
@@ -76,7 +76,13 @@ fn filters(filters: &Filters) -> v1::Filters {
         path: filters.path.as_ref().map(path_edit),
         redirect: filters.redirect.as_ref().map(redirect),
         mirrors: filters.mirrors.iter().map(mirror).collect(),
+        cors: filters.cors.as_ref().map(cors),
     }
+}
+
+fn cors(cors: &Cors) -> v1::Cors {
+    let CorsWords { origins, methods, headers, expose } = cors.words();
+    v1::Cors { origins, methods, headers, expose, credentials: cors.credentials, max_age_s: cors.max_age }
 }
 
 /// `None` where there is nothing to do.

@@ -97,6 +97,16 @@ fn what_a_rule_may_not_change_is_refused_here_too() {
     }
     let both = v1::Filters { host: "x".into(), ..to(found()) };
     assert!(filtered(both, &[], any()).contains("redirect: nothing may stand beside a redirect"));
+    let cors = |cors| v1::Filters { cors: Some(cors), ..v1::Filters::default() };
+    let good = || v1::Cors { origins: vec!["*".into()], max_age_s: 5, ..v1::Cors::default() };
+    for (bad, wanted) in [
+        (v1::Cors { max_age_s: 0, ..good() }, "filters.cors.max_age_s: must be 1"),
+        (v1::Cors { origins: vec!["https://a".into(), "a".into()], ..good() }, "filters.cors.origins[1]: is no origin"),
+        (v1::Cors { expose: vec!["\r\nx: y".into()], ..good() }, "filters.cors.expose[0]: is no header's name"),
+    ] {
+        let said = filtered(cors(bad), &backends, any());
+        assert!(said.contains(wanted), "{said}");
+    }
     let regex = |text: &str| v1::Match { path: Some(v1::r#match::Path::Regex(text.into())), ..any() };
     assert!(filtered(v1::Filters::default(), &backends, regex("(")).contains("rules[0].match.regex: "));
 }
@@ -105,7 +115,7 @@ fn what_a_rule_may_not_change_is_refused_here_too() {
 fn a_table_holds_so_many_patterns_and_no_more() {
     let matches = v1::Match { path: Some(v1::r#match::Path::Regex("/a".into())), ..v1::Match::default() };
     let rule = v1::Rule { r#match: Some(matches), ..v1::Rule::default() };
-    let said = refused("shop:80", Body::Route(v1::Route { rules: vec![rule; 1_001] }));
+    let said = refused("shop:80", Body::Route(v1::Route { rules: vec![rule; 4_001] }));
     assert!(said.contains("regular expressions"), "{said}");
 }
 

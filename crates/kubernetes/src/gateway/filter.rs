@@ -1,10 +1,11 @@
 //! Filters of rules and of backends, and the backends themselves.
 
-use super::object::{BackendRef, Field, Filter, HeaderModifier, PathModifier, RequestMirror, RequestRedirect};
-use super::{Input, Told, Translated, matching, refs};
+use super::object::{self, BackendRef, Field, Filter, HeaderModifier, PathModifier, RequestMirror, RequestRedirect};
+use super::{Input, Told, Translated, refs};
 use fusewire_model::policy::{Ratio, is_field_value};
 use fusewire_model::route::{
-    Authority, Backend, Edits, Filters, HeaderEdits, MAX_EDITS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, may_edit,
+    Authority, Backend, Cors, CorsWords, Edits, Filters, HeaderEdits, List, MAX_CORS_AGE, MAX_EDITS, Mirror, PathEdit,
+    REDIRECTS, Redirect, Scheme, is_replacement, may_edit,
 };
 
 /// What the rule at `path` does on the way. Filters of one kind that may stand only once, and stand there twice, are an object
@@ -14,6 +15,10 @@ pub(super) fn filters(input: &Input<'_>, of: &mut Translated<'_>, all: &[Filter]
     for (index, filter) in all.iter().enumerate() {
         let path = format!("{path}.filters[{index}]");
         if edit(&mut of.told, filter, &mut out.edits, &path) {
+            continue;
+        }
+        if let ("CORS", Some(wanted)) = (filter.kind.as_str(), &filter.cors) {
+            out.cors = cors(&mut of.told, wanted, &format!("{path}.cors"));
             continue;
         }
         match (filter.kind.as_str(), &filter.request_mirror, &filter.request_redirect, &filter.url_rewrite) {
@@ -69,6 +74,7 @@ fn fields(told: &mut Told, fields: &[Field], path: &str) -> Vec<(String, String)
     let mut all = Vec::new();
     for (index, field) in fields.iter().enumerate() {
         let path = format!("{path}[{index}]");
+        told.unknown(&path, &field.rest);
         if !is_field_value(&field.value) {
             told.unsupported(format_args!("{path}.value"), "must be visible ASCII characters");
         } else if let Some(name) = editable(told, &field.name, &format!("{path}.name")) {
@@ -88,12 +94,40 @@ fn editable(told: &mut Told, name: &str, path: &str) -> Option<String> {
     Some(lower)
 }
 
+fn cors(told: &mut Told, wanted: &object::Cors, path: &str) -> Option<Cors> {
+    told.unknown(path, &wanted.rest);
+    let age = wanted.max_age.unwrap_or(Cors::DEFAULT_AGE);
+    if !(1..=MAX_CORS_AGE).contains(&age) {
+        told.unsupported(format_args!("{path}.maxAge"), format_args!("must be 1..{MAX_CORS_AGE}"));
+    }
+    let words = CorsWords {
+        origins: wanted.allow_origins.clone(),
+        methods: wanted.allow_methods.clone(),
+        headers: wanted.allow_headers.clone(),
+        expose: wanted.expose_headers.clone(),
+    };
+    let made = Cors::new(words, wanted.allow_credentials.unwrap_or(false), age);
+    let told = |faults: Vec<(List, usize, &str)>| {
+        for (list, at, why) in faults {
+            let list = match list {
+                List::Origins => "allowOrigins",
+                List::Methods => "allowMethods",
+                List::Headers => "allowHeaders",
+                List::Expose => "exposeHeaders",
+            };
+            told.unsupported(format_args!("{path}.{list}[{at}]"), why);
+        }
+    };
+    made.map_err(told).ok()
+}
+
 /// One that leads nowhere is told and left out.
 fn mirror(input: &Input<'_>, of: &mut Translated<'_>, to: &RequestMirror, path: &str) -> Option<Mirror> {
     of.told.unknown(path, &to.rest);
     let share = match (to.percent, &to.fraction) {
         (Some(percent), _) => u64::from(percent) * 10_000,
         (None, Some(fraction)) => {
+            of.told.unknown(&format!("{path}.fraction"), &fraction.rest);
             let whole = u64::from(fraction.denominator.unwrap_or(100)).max(1);
             u64::from(fraction.numerator) * u64::from(Ratio::WHOLE) / whole
         }
@@ -103,7 +137,9 @@ fn mirror(input: &Input<'_>, of: &mut Translated<'_>, to: &RequestMirror, path: 
     if share.is_none() {
         of.told.unsupported(path, "is more than all");
     }
-    let service = refs::service(input, of, &to.backend_ref, &format!("{path}.backendRef"))?;
+    let backend = format!("{path}.backendRef");
+    of.told.unknown(&backend, &to.backend_ref.rest);
+    let service = refs::service(input, of, &to.backend_ref, &backend)?;
     Some(Mirror { service, share: share? })
 }
 
@@ -134,21 +170,30 @@ fn host(told: &mut Told, hostname: Option<&str>, path: &str) -> Option<Authority
 }
 
 fn path_edit(told: &mut Told, modifier: Option<&PathModifier>, path: &str) -> Option<PathEdit> {
-    let modifier = modifier?;
+    let (modifier, path) = (modifier?, format!("{path}.path"));
+    told.unknown(&path, &modifier.rest);
     match (modifier.kind.as_str(), &modifier.replace_full_path, &modifier.replace_prefix_match) {
         ("ReplaceFullPath", Some(whole), _) => {
-            matching::path(told, whole, &format!("{path}.path.replaceFullPath")).map(PathEdit::Whole)
+            replacement(told, whole, format_args!("{path}.replaceFullPath")).map(PathEdit::Whole)
         }
         // nothing in place of the prefix
         ("ReplacePrefixMatch", _, Some(new)) if new.is_empty() => Some(PathEdit::Prefix("/".into())),
         ("ReplacePrefixMatch", _, Some(new)) => {
-            matching::path(told, new, &format!("{path}.path.replacePrefixMatch")).map(PathEdit::Prefix)
+            replacement(told, new, format_args!("{path}.replacePrefixMatch")).map(PathEdit::Prefix)
         }
         (kind, ..) => {
-            told.unsupported(format_args!("{path}.path.type"), format_args!("{kind} is not supported"));
+            told.unsupported(format_args!("{path}.type"), format_args!("{kind} is not supported"));
             None
         }
     }
+}
+
+fn replacement(told: &mut Told, text: &str, path: impl std::fmt::Display) -> Option<String> {
+    let fits = is_replacement(text);
+    if !fits {
+        told.unsupported(path, "must begin with '/', and be percent-encoded as a path is (RFC 3986, 3.3)");
+    }
+    fits.then(|| text.to_owned())
 }
 
 /// Where the rule's requests go, at least one with a weight. What leads nowhere keeps its share, and so does a rule without

@@ -20,7 +20,7 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
     let path = format!("spec.rules[{index}]");
     of.told.unknown(&path, &rule.rest);
     for (nth, filter) in rule.filters.iter().enumerate() {
-        if matches!(filter.kind.as_str(), "RequestRedirect" | "URLRewrite") {
+        if matches!(filter.kind.as_str(), "RequestRedirect" | "URLRewrite" | "CORS") {
             of.told.unsupported(format_args!("{path}.filters[{nth}].type"), "is none that a GRPCRoute has");
         }
     }

@@ -2,7 +2,7 @@
 
 use super::object::{HttpMatch, HttpRoute, HttpRule};
 use super::rank::{Rank, Specific};
-use super::{Input, Told, Translated, filter, matching, policy};
+use super::{Input, Told, Translated, filter, matching, parents, policy};
 use crate::known::{RouteId, RouteKind};
 use fusewire_model::route::{Filters, MAX_PATTERNS, Match, PathEdit, PathMatch, Rule};
 
@@ -46,10 +46,23 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &HttpRule, index: u
             of.told
                 .unsupported(format_args!("{path}.path.type"), "must be PathPrefix where ReplacePrefixMatch is used");
         }
+        if let Some(redirect) = &filters.redirect
+            && ports(input, of).iter().any(|port| redirect.changes_nothing(&matches.path, Some(*port)))
+        {
+            let why =
+                "RequestRedirect leads to where the request came from: name another scheme, hostname, port or path";
+            of.told.unsupported(format_args!("spec.rules[{index}].filters"), why);
+        }
         let rank = Rank::new(Specific::http(&matches), of.metadata, (index, nth));
         let (name, backends, policy) = (of.rule_name(index), backends.clone(), policy.clone());
         of.rules.push((rank, Rule { name, matches, backends, policy, filters: filters.clone().boxed() }));
     }
+}
+
+/// All that requests for it may come for.
+fn ports(input: &Input<'_>, of: &Translated<'_>) -> Vec<u16> {
+    let services = of.parents.iter().filter(|parent| parent.is_service());
+    services.filter_map(|parent| parents::ports(input, of, parent).ok()).flat_map(|(_, ports)| ports).collect()
 }
 
 fn replaces_prefix(filters: &Filters) -> bool {
@@ -114,7 +127,7 @@ impl<'a> Translated<'a> {
     }
 
     fn policy_name(&self, index: usize) -> String {
-        format!("{}.{index}", self.object())
+        format!("{}{index}", policy::policy_prefix(&self.id()))
     }
 
     /// A sidecar takes only so many in one table.

@@ -169,6 +169,7 @@ pub(super) struct Filter {
     pub(super) request_mirror: Option<RequestMirror>,
     pub(super) request_redirect: Option<RequestRedirect>,
     pub(super) url_rewrite: Option<UrlRewrite>,
+    pub(super) cors: Option<Cors>,
     #[serde(flatten)]
     pub(super) rest: Rest,
 }
@@ -190,6 +191,8 @@ pub(super) struct Field {
     pub(super) name: String,
     #[serde(default)]
     pub(super) value: String,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -206,6 +209,8 @@ pub(super) struct RequestMirror {
 pub(super) struct Fraction {
     pub(super) numerator: u32,
     pub(super) denominator: Option<u32>,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -230,11 +235,30 @@ pub(super) struct UrlRewrite {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub(super) struct Cors {
+    #[serde(default)]
+    pub(super) allow_origins: Vec<String>,
+    pub(super) allow_credentials: Option<bool>,
+    #[serde(default)]
+    pub(super) allow_methods: Vec<String>,
+    #[serde(default)]
+    pub(super) allow_headers: Vec<String>,
+    #[serde(default)]
+    pub(super) expose_headers: Vec<String>,
+    pub(super) max_age: Option<u32>,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct PathModifier {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) replace_full_path: Option<String>,
     pub(super) replace_prefix_match: Option<String>,
+    #[serde(flatten)]
+    pub(super) rest: Rest,
 }
 
 #[derive(Clone, Debug, Deserialize)]

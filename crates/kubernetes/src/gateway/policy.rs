@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
+/// Of a policy's 253 bytes, what is left beside the rule's number.
+const MAX_OBJECT: usize = 247;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The name of the rule's policy: of the one that targets it, or of a copy with its timeouts and retries on top, which is added
@@ -26,7 +28,7 @@ pub(super) fn derived(
         return targeted.map(|policy| policy.name);
     }
     let base = backends.iter().find_map(|backend| backend.service.as_ref());
-    let Some(name) = policy_name(name) else {
+    let Ok(name) = PolicyName::parse(name) else {
         of.told.unsupported(path, format_args!("{name} is no name that a policy can have"));
         return None;
     };
@@ -52,9 +54,16 @@ pub(super) fn object(RouteId { kind, namespace, name }: &RouteId) -> String {
     format!("{name}.{namespace}.{}", kind.as_str().to_ascii_lowercase())
 }
 
-/// What the names of the copies that a route's rules have begin with.
+/// What the names of the copies that a route's rules have begin with; the rule's number follows. One that would be longer than a
+/// policy's name may be is cut, and then told apart by its hash.
 pub fn policy_prefix(route: &RouteId) -> String {
-    format!("{}.", object(route))
+    let name = object(route);
+    if name.len() <= MAX_OBJECT {
+        return format!("{name}.");
+    }
+    let hash: String = Sha256::digest(&name).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let start: String = name.chars().take(MAX_OBJECT - 17).collect();
+    format!("{}-{hash}.", start.trim_end_matches(['.', '-']))
 }
 
 fn timeouts(told: &mut Told, wanted: &Timeouts, policy: &mut Policy, path: &str) {
@@ -140,14 +149,4 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         }
     }
     None
-}
-
-/// `name`, cut where it is longer than a policy's name may be, and then told apart by its hash.
-fn policy_name(name: &str) -> Option<PolicyName> {
-    if name.len() <= 253 {
-        return PolicyName::parse(name).ok();
-    }
-    let hash: String = Sha256::digest(name).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let start: String = name.chars().take(230).collect();
-    PolicyName::parse(&format!("{}-{hash}", start.trim_end_matches(['.', '-']))).ok()
 }

@@ -1,7 +1,7 @@
 //! What the status of an object says of each of its parents that is a Service.
 
 use super::object::{Metadata, ParentRef};
-use super::{Attached, Input, Translated, parents};
+use super::{Attached, Full, Input, Translated, parents};
 use crate::known::RouteKind;
 
 /// Told of one condition; the rest is a number.
@@ -40,10 +40,10 @@ pub struct Condition {
 pub(super) fn of(
     input: &Input<'_>,
     (index, one): (usize, &Translated<'_>),
-    attached: &Attached,
+    used: (&Attached, &Full),
 ) -> Option<RouteStatus> {
     let parents = one.parents.iter().filter(|parent| parent.is_service()).map(|parent| {
-        let conditions = [accepted(input, (index, one), parent, attached), resolved(one)];
+        let conditions = [accepted(input, (index, one), parent, used), resolved(one)];
         ParentStatus { parent: parent.clone(), conditions }
     });
     let parents: Vec<ParentStatus> = parents.collect();
@@ -55,7 +55,7 @@ fn accepted(
     input: &Input<'_>,
     (index, one): (usize, &Translated<'_>),
     parent: &ParentRef,
-    attached: &Attached,
+    (attached, full): (&Attached, &Full),
 ) -> Condition {
     let said = |is_true, reason, message| Condition { kind: "Accepted", is_true, reason, message };
     if !one.told.unsupported.is_empty() {
@@ -65,6 +65,9 @@ fn accepted(
         Ok(found) => found,
         Err((reason, message)) => return said(false, reason, message),
     };
+    if let Some(message) = full.get(&index) {
+        return said(false, "LimitExceeded", message.clone());
+    }
     let has = |port: &u16| attached.get(&(id.clone(), *port)).is_some_and(|objects| objects.contains(&index));
     let lost: Vec<String> = ports.iter().filter(|port| !has(port)).map(u16::to_string).collect();
     if lost.is_empty() {

@@ -320,6 +320,156 @@ fn a_redirect_is_the_whole_rule() {
 }
 
 #[test]
+fn a_redirect_without_scheme_and_port_leads_to_the_parents_port() {
+    let spec = |redirect: Value| {
+        let filter = json!({"type": "RequestRedirect", "requestRedirect": redirect});
+        json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": [{"filters": [filter]}]})
+    };
+    let ports = |redirect: Value| {
+        let output = http(&spec(redirect));
+        let ports = output.routes.iter().map(|route| route.rules[0].redirect().unwrap().port);
+        (ports.collect::<Vec<_>>(), said(&output).join(""))
+    };
+    let accepted = || "r: Accepted ResolvedRefs".to_owned();
+    assert_eq!(ports(json!({"hostname": "x.example"})), (vec![Some(80), Some(9090)], accepted()));
+    assert_eq!(ports(json!({"scheme": "https"})), (vec![None, None], accepted()));
+    assert_eq!(ports(json!({"port": 81})), (vec![Some(81), Some(81)], accepted()));
+}
+
+#[test]
+fn a_redirect_to_where_the_request_came_from_is_refused() {
+    let of = |path: Value, mut redirect: Value| {
+        redirect["statusCode"] = 301.into();
+        let filter = json!({"type": "RequestRedirect", "requestRedirect": redirect});
+        let output = http(&to_web(json!([{"matches": [{"path": path}], "filters": [filter]}])));
+        assert_eq!(output.routes.is_empty(), said(&output)[0].contains("leads to where the request came from"));
+        output.routes.is_empty()
+    };
+    let prefix = |path: &str| json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": path});
+    let whole = |path: &str| json!({"type": "ReplaceFullPath", "replaceFullPath": path});
+    let (a, exact) = (json!({"value": "/a"}), json!({"type": "Exact", "value": "/a"}));
+    for (path, redirect, refused) in [
+        (&a, json!({}), true),
+        (&a, json!({"port": 80}), true),
+        (&a, json!({"port": 81}), false),
+        (&a, json!({"scheme": "http"}), true),
+        (&a, json!({"scheme": "https"}), false),
+        (&a, json!({"hostname": "x.example"}), false),
+        (&a, json!({"path": prefix("/a/")}), true),
+        (&a, json!({"path": prefix("/b")}), false),
+        (&exact, json!({"path": whole("/a")}), true),
+        (&a, json!({"path": whole("/a")}), false),
+    ] {
+        assert_eq!(of(path.clone(), redirect.clone()), refused, "{path} {redirect}");
+    }
+}
+
+/// `count` routes for port 80 of `web`, each older than the next, with these rules.
+fn many(count: usize, rules: &Value) -> Vec<Value> {
+    let one = |n: usize| {
+        let mut route = object(&format!("r{n:04}"), &to_web(rules.clone()));
+        route["metadata"]["creationTimestamp"] = format!("2026-01-01T{:02}:{:02}:00Z", n / 60, n % 60).into();
+        route
+    };
+    (0..count).map(one).collect()
+}
+
+/// How many of them are in force, and what is said of the others, whatever order they are listed in.
+fn in_force(mut routes: Vec<Value>) -> (usize, Vec<String>) {
+    let wanted = all(&routes, &[], &[]);
+    routes.reverse();
+    assert_eq!(all(&routes, &[], &[]).routes, wanted.routes);
+    let names: BTreeSet<&str> = wanted.routes[0].rules.iter().map(|rule| &rule.name[..5]).collect();
+    let (good, bad): (Vec<String>, Vec<String>) =
+        said(&wanted).into_iter().partition(|said| said.ends_with(": Accepted ResolvedRefs"));
+    assert_eq!(names.len(), good.len());
+    assert!(good.iter().zip(0..).all(|(said, n): (_, usize)| said.starts_with(&format!("r{n:04}:"))), "{good:?}");
+    (good.len(), bad)
+}
+
+#[test]
+fn the_newest_routes_give_way_where_all_together_are_too_much() {
+    let pattern = |text: &str| json!({"path": {"type": "RegularExpression", "value": text}});
+    let of = |matches: Vec<Value>| json!([{"matches": matches, "backendRefs": cart()}]);
+    let (count, said) = in_force(many(17, &of((0..64).map(|n| pattern(&format!("/{n}/.*"))).collect())));
+    expect![[r#"
+        r0015: not LimitExceeded (with the older routes of port 80 of Service shop/web there are 1024 regular expressions, of which there may be 1000) ResolvedRefs
+        r0016: not LimitExceeded (with the older routes of port 80 of Service shop/web there are 1024 regular expressions, of which there may be 1000) ResolvedRefs"#]]
+    .assert_eq(&said.join("\n"));
+    assert_eq!(count, 15);
+
+    let (count, said) = in_force(many(9, &of(vec![pattern("[a-z]{700}"); 16])));
+    assert_eq!(count, 8);
+    assert!(
+        said[0].contains("there are regular expressions that compile to 9216 KiB, of which there may be 8192"),
+        "{said:?}"
+    );
+
+    let matches: Vec<Value> = (0..64).map(|n| json!({"path": {"value": format!("/{n}")}})).collect();
+    let rules: Vec<Value> = (0..16).map(|_| json!({"matches": matches, "backendRefs": cart()})).collect();
+    let (count, said) = in_force(many(11, &rules.into()));
+    assert_eq!(count, 9);
+    assert!(said[0].contains("there are 10240 rules (one for each match), of which there may be 10000"), "{said:?}");
+
+    let set: Vec<Value> = (0..16).map(|n| json!({"name": format!("x-{n}"), "value": "x".repeat(2_000)})).collect();
+    let filter = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": set}});
+    let rule = json!([{"matches": matches, "filters": [filter], "backendRefs": cart()}]);
+    let (count, said) = in_force(many(2, &rule));
+    assert_eq!(count, 1);
+    assert!(said[0].contains("there are rules that together take 4"), "{said:?}");
+}
+
+#[test]
+fn a_route_of_the_longest_name_keeps_its_timeouts() {
+    let long = "a".repeat(252);
+    let rule = json!({"backendRefs": cart(), "timeouts": {"request": "3s"}});
+    let spec = to_web(Value::Array(vec![rule; 16]));
+    let output = all(&[object(&format!("{long}b"), &spec), object(&format!("{long}c"), &spec)], &[], &[]);
+    assert_eq!(said(&output).iter().filter(|said| said.ends_with(": Accepted ResolvedRefs")).count(), 2);
+    let rules = &output.routes[0].rules;
+    let policies: BTreeMap<&PolicyName, &Policy> =
+        output.policies.iter().map(|policy| (&policy.name, policy)).collect();
+    assert_eq!((rules.len(), policies.len()), (32, 32), "each has its own");
+    for rule in rules {
+        let name = rule.policy.as_ref().unwrap();
+        assert_eq!(policies[name].timeout.request, Some(Duration::from_secs(3)));
+        let route = RouteId {
+            kind: RouteKind::Http,
+            namespace: "shop".into(),
+            name: rule.name.split('.').next().unwrap().into(),
+        };
+        assert!(name.as_str().starts_with(&policy_prefix(&route)), "{name}");
+    }
+}
+
+#[test]
+fn whose_pages_may_read_the_answers_is_ours() {
+    let of = |cors: Value| {
+        let filter = json!({"type": "CORS", "cors": cors});
+        rules(json!({"filters": [filter], "backendRefs": cart()})).remove(0).cors().cloned().unwrap()
+    };
+    let cors = of(json!({
+        "allowOrigins": ["https://*.Shop.example:8443", "http://a"], "allowMethods": ["GET", "PUT"],
+        "allowHeaders": ["X-A"], "exposeHeaders": ["X-B"], "allowCredentials": true, "maxAge": 60,
+    }));
+    let words = cors.words();
+    assert_eq!(words.origins, ["https://*.shop.example:8443", "http://a"]);
+    assert_eq!(
+        (words.methods.join(","), words.headers.join(","), words.expose.join(",")),
+        ("GET,PUT".into(), "x-a".into(), "x-b".into())
+    );
+    assert_eq!((cors.credentials, cors.max_age), (true, 60));
+    let cors = of(json!({"allowOrigins": ["*"]}));
+    assert_eq!((cors.credentials, cors.max_age, cors.varies()), (false, 5, false));
+    let filter = json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}});
+    let output = all(&[], &[object("g", &to_web(json!([{"filters": [filter], "backendRefs": cart()}])))], &[]);
+    assert_eq!(
+        said(&output),
+        ["g: not UnsupportedValue (spec.rules[0].filters[0].type: is none that a GRPCRoute has) ResolvedRefs"]
+    );
+}
+
+#[test]
 fn what_leads_nowhere_keeps_its_share_and_is_told() {
     let of = |backends: Value| {
         let output = http(&to_web(json!([{"backendRefs": backends}])));
@@ -536,7 +686,9 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
     let matches = |matches: Value| rule(json!({"matches": [matches]}));
     let lines = [
         rule(json!({"sessionPersistence": {"type": "Cookie"}})),
-        filter(json!({"type": "CORS", "cors": {"allowOrigins": ["*"]}})),
+        filter(
+            json!({"type": "CORS", "cors": {"allowOrigins": ["*", "shop"], "allowMethods": [""], "maxAge": 0, "x": 1}}),
+        ),
         filter(json!({"type": "ExtensionRef", "extensionRef": {"name": "x"}})),
         filter(
             json!({"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "x"}}}),
@@ -549,6 +701,11 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
             json!({"filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}], "timeouts": {"request": "1s"}}),
         ),
         edit(json!({"set": [{"name": "Host", "value": "x"}]})),
+        edit(json!({"set": [{"name": "x-a", "value": "x", "when": "ever"}]})),
+        filter(json!({"type": "RequestMirror", "requestMirror":
+            {"backendRef": {"name": "cart", "port": 80, "zone": "a"}, "fraction": {"numerator": 1, "of": 2}}})),
+        filter(json!({"type": "URLRewrite", "urlRewrite":
+            {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/a<b>", "mode": "x"}}})),
         edit(json!({"add": [{"name": "fusewire-x", "value": "x"}], "remove": ["connection"]})),
         edit(json!({"set": [{"name": "x-a", "value": "ü"}]})),
         rule(
@@ -564,12 +721,15 @@ fn what_cannot_be_had_is_told_with_its_place_and_the_route_is_not_used() {
     ];
     expect![[r#"
         r: not UnsupportedValue (spec.rules[1].sessionPersistence: is not supported) ResolvedRefs
-        r: not UnsupportedValue (spec.rules[1].filters[0].cors: is not supported; spec.rules[1].filters[0].type: CORS is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].cors.x: is not supported; spec.rules[1].filters[0].cors.maxAge: must be 1..2147483647; spec.rules[1].filters[0].cors.allowOrigins[0]: * means any, and stands alone; spec.rules[1].filters[0].cors.allowMethods[0]: is no method; spec.rules[1].filters[0].cors.allowOrigins[1]: is no origin: write *, https://shop.example or https://*.example:8443) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].extensionRef: is not supported; spec.rules[1].filters[0].type: ExtensionRef is not supported) ResolvedRefs
-        r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', be percent-encoded, and be without '?' and '#') ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', and be percent-encoded as a path is (RFC 3986, 3.3)) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].matches[0].path.type: must be PathPrefix where ReplacePrefixMatch is used) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].backendRefs: means nothing beside RequestRedirect; spec.rules[1].timeouts: means nothing beside RequestRedirect) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].name: Host frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].when: is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].requestMirror.fraction.of: is not supported; spec.rules[1].filters[0].requestMirror.backendRef.zone: is not supported) ResolvedRefs
+        r: not UnsupportedValue (spec.rules[1].filters[0].urlRewrite.path.mode: is not supported; spec.rules[1].filters[0].urlRewrite.path.replaceFullPath: must begin with '/', and be percent-encoded as a path is (RFC 3986, 3.3)) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.add[0].name: fusewire-x frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it; spec.rules[1].filters[0].requestHeaderModifier.remove[0]: connection frames a message, is for one connection, names the host, or is the mesh's own: a route may not change it) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].filters[0].requestHeaderModifier.set[0].value: must be visible ASCII characters) ResolvedRefs
         r: not UnsupportedValue (spec.rules[1].backendRefs[0].filters[0].type: RequestMirror is not supported for one backend: move it to the rule) ResolvedRefs

@@ -5,7 +5,7 @@
 //! fields that frame a message, that are for one connection only, or that are ours.
 
 use super::matching::{PathMatch, Request};
-use super::{Authority, split_port};
+use super::{Authority, Cors, split_port};
 use crate::name::ServiceName;
 use crate::policy::{Ratio, is_field_name};
 
@@ -25,6 +25,8 @@ pub struct Filters {
     pub redirect: Option<Redirect>,
     /// At most [`MAX_MIRRORS`].
     pub mirrors: Vec<Mirror>,
+    /// Whose pages may read the answers; `None`: as the service says.
+    pub cors: Option<Cors>,
 }
 
 /// On the way there and back.
@@ -60,7 +62,7 @@ pub struct Redirect {
     pub scheme: Option<Scheme>,
     /// Without a port.
     pub host: Option<Authority>,
-    /// Default: the scheme's own where that is named, else the one that was asked for.
+    /// Default: the scheme's own where that is named, else the one that was asked for, as far as the authority says it.
     pub port: Option<u16>,
     pub path: Option<PathEdit>,
     /// One of [`REDIRECTS`].
@@ -116,8 +118,14 @@ impl Filters {
     }
 }
 
+/// Whether it may stand in place of a path or a part of one: as RFC 3986, 3.3, has a path, for it is sent as it is.
+pub fn is_replacement(text: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@".contains(&b);
+    text.starts_with('/') && text.len() <= 2_048 && text.bytes().all(ok)
+}
+
 impl PathEdit {
-    /// The path in place of `path`, which `matched` has matched. `None`: it stays (`*`, or what matched is no prefix).
+    /// The path in place of `path`, which `matched` has matched. `None`: there is none (`*`, or what matched is no prefix).
     pub fn apply(&self, path: &str, matched: &PathMatch) -> Option<String> {
         if !path.starts_with('/') {
             return None;
@@ -125,9 +133,23 @@ impl PathEdit {
         match self {
             Self::Whole(whole) => Some(whole.clone()),
             Self::Prefix(new) => {
-                let path = format!("{}{}", new.strip_suffix('/').unwrap_or(new), matched.behind_prefix(path)?);
-                Some(if path.is_empty() { "/".into() } else { path })
+                let rest = matched.behind_prefix(path)?;
+                Some(match new.trim_end_matches('/') {
+                    // `//x` would name a host to whoever reads it as a reference (RFC 3986, 4.2)
+                    "" => format!("/{}", rest.trim_start_matches('/')),
+                    new => format!("{new}{rest}"),
+                })
             }
+        }
+    }
+
+    /// Whether every path that `matched` matches stays as it is.
+    fn changes_nothing(&self, matched: &PathMatch) -> bool {
+        match (self, matched) {
+            (Self::Whole(whole), PathMatch::Exact(path)) => whole == path,
+            (Self::Prefix(new), PathMatch::Prefix(prefix)) => new.trim_end_matches('/') == prefix.trim_end_matches('/'),
+            (Self::Prefix(new), PathMatch::Any) => new.trim_end_matches('/').is_empty(),
+            _ => false,
         }
     }
 
@@ -147,7 +169,7 @@ impl Scheme {
             Self::Https => "https",
         }
     }
-    fn port(self) -> u16 {
+    pub(super) fn port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
@@ -156,19 +178,37 @@ impl Scheme {
 }
 
 impl Redirect {
+    /// Whether it leads each request that `matched` matches to where it came from. `port`: the one that they came for, where
+    /// it is known.
+    pub fn changes_nothing(&self, matched: &PathMatch, port: Option<u16>) -> bool {
+        let to = self.port.or(self.scheme.map(Scheme::port));
+        self.scheme != Some(Scheme::Https)
+            && self.host.is_none()
+            && (to.is_none() || to == port)
+            && self.path.as_ref().is_none_or(|edit| edit.changes_nothing(matched))
+    }
+
     /// Where `request`, which `matched` has matched, is sent: an absolute URL. Requests are in clear where they are read,
-    /// so that `http` is what was asked for. A port that the scheme implies is left out.
-    pub fn location(&self, request: &impl Request, matched: &PathMatch) -> String {
+    /// so that `http` is what was asked for. A port that the scheme implies is left out. `None`: to where it came from.
+    pub fn location(&self, request: &impl Request, matched: &PathMatch) -> Option<String> {
         let (asked_host, asked_port) = split_port(request.authority()).unwrap_or((request.authority(), None));
         let scheme = self.scheme.unwrap_or(Scheme::Http);
-        let asked_port = asked_port.and_then(|port| port.parse().ok()).filter(|_| self.scheme.is_none());
+        let asked_port: Option<u16> = asked_port.and_then(|port| port.parse().ok());
         let host = self.host.as_ref().map_or(asked_host, Authority::host);
         let mut url = format!("{}://{host}", scheme.as_str());
-        if let Some(port) = self.port.or(asked_port).filter(|port| *port != scheme.port()) {
+        let port = self.port.or(asked_port.filter(|_| self.scheme.is_none())).unwrap_or(scheme.port());
+        if port != scheme.port() {
             url.push_str(&format!(":{port}"));
         }
         let edited = self.path.as_ref().and_then(|edit| edit.apply(request.path(), matched));
         let path = edited.as_deref().unwrap_or(request.path());
+        let stays = scheme == Scheme::Http
+            && bare(host).eq_ignore_ascii_case(bare(asked_host))
+            && port == asked_port.unwrap_or(scheme.port())
+            && path == request.path();
+        if stays {
+            return None;
+        }
         if !path.starts_with('/') {
             url.push('/');
         }
@@ -177,8 +217,13 @@ impl Redirect {
             url.push('?');
             url.push_str(query);
         }
-        url
+        Some(url)
     }
+}
+
+/// With its dot or without, a name is the same.
+fn bare(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -221,6 +266,12 @@ mod tests {
             ("/foo", "/foo", "", "/"),
             ("/foo/", "/foo", "/", "/"),
             ("/foo", "/foo", "/", "/"),
+            ("/foo//bar", "/foo", "/", "/bar"),
+            ("/foo//bar", "/foo", "", "/bar"),
+            ("/foo/bar", "/foo", "//", "/bar"),
+            ("/foo//bar", "/foo", "/xyz", "/xyz//bar"),
+            ("/foo/bar", "/foo", "/xyz//", "/xyz/bar"),
+            ("//bar", "/", "/", "/bar"),
             ("/a/b", "/", "/x", "/x/a/b"),
             ("/", "/", "/x", "/x/"),
         ] {
@@ -239,11 +290,12 @@ mod tests {
     fn a_redirect_keeps_what_it_does_not_name() {
         let host = |text: &str| Authority::parse(text);
         let none = Redirect { scheme: None, host: None, port: None, path: None, status: 302 };
-        let to = |redirect: Redirect, asked: &Asked| redirect.location(asked, &PathMatch::Prefix("/a".into()));
+        let to = |redirect: Redirect, asked: &Asked| {
+            redirect.location(asked, &PathMatch::Prefix("/a".into())).unwrap_or_default()
+        };
         let asked = || Asked("shop:8080", "/a/b", Some("q=1"));
         let https = Some(Scheme::Https);
         for (redirect, wanted) in [
-            (none.clone(), "http://shop:8080/a/b?q=1"),
             (Redirect { scheme: https, ..none.clone() }, "https://shop/a/b?q=1"),
             (Redirect { scheme: https, port: Some(443), ..none.clone() }, "https://shop/a/b?q=1"),
             (Redirect { scheme: https, port: Some(8443), ..none.clone() }, "https://shop:8443/a/b?q=1"),
@@ -255,8 +307,60 @@ mod tests {
         ] {
             assert_eq!(to(redirect.clone(), &asked()), wanted, "{redirect:?}");
         }
-        assert_eq!(to(none.clone(), &Asked("[::1]:80", "*", None)), "http://[::1]/");
-        assert_eq!(to(none, &Asked("shop:443", "/", None)), "http://shop:443/");
+        let x = || Redirect { host: host("x"), ..none.clone() };
+        assert_eq!(to(Redirect { scheme: https, ..none.clone() }, &Asked("[::1]:80", "*", None)), "https://[::1]/");
+        assert_eq!(to(x(), &Asked("shop:443", "/", None)), "http://x:443/");
+        assert_eq!(to(x(), &Asked("shop:80", "/", None)), "http://x/");
+    }
+
+    #[test]
+    fn a_redirect_leads_nobody_to_where_he_came_from() {
+        let none = Redirect { scheme: None, host: None, port: None, path: None, status: 302 };
+        let whole = |path: &str| Some(PathEdit::Whole(path.into()));
+        let prefix = |path: &str| Some(PathEdit::Prefix(path.into()));
+        let host = Authority::parse("shop");
+        for redirect in [
+            none.clone(),
+            Redirect { host, ..none.clone() },
+            Redirect { port: Some(8080), ..none.clone() },
+            Redirect { scheme: Some(Scheme::Http), port: Some(8080), ..none.clone() },
+            Redirect { path: whole("/a/b"), ..none.clone() },
+            Redirect { path: prefix("/a/"), ..none.clone() },
+        ] {
+            for asked in [Asked("shop:8080", "/a/b", Some("q")), Asked("Shop.:8080", "/a/b", None)] {
+                let found = redirect.location(&asked, &PathMatch::Prefix("/a".into()));
+                assert_eq!(found, None, "{redirect:?}");
+            }
+        }
+        let a = || PathMatch::Prefix("/a".into());
+        for (redirect, matched, port, wanted) in [
+            (none.clone(), a(), None, true),
+            (Redirect { port: Some(80), ..none.clone() }, a(), None, false),
+            (Redirect { port: Some(80), ..none.clone() }, a(), Some(80), true),
+            (Redirect { scheme: Some(Scheme::Http), ..none.clone() }, a(), Some(80), true),
+            (Redirect { scheme: Some(Scheme::Http), ..none.clone() }, a(), Some(8080), false),
+            (Redirect { scheme: Some(Scheme::Https), port: Some(80), ..none.clone() }, a(), Some(80), false),
+            (Redirect { host: Authority::parse("x"), ..none.clone() }, a(), None, false),
+            (Redirect { path: prefix("/a/"), ..none.clone() }, a(), None, true),
+            (Redirect { path: prefix("/b"), ..none.clone() }, a(), None, false),
+            (Redirect { path: prefix("/"), ..none.clone() }, PathMatch::Any, None, true),
+            (Redirect { path: whole("/a"), ..none.clone() }, PathMatch::Exact("/a".into()), None, true),
+            (Redirect { path: whole("/a"), ..none }, a(), None, false),
+        ] {
+            assert_eq!(redirect.changes_nothing(&matched, port), wanted, "{redirect:?} {matched:?} {port:?}");
+        }
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_path_is_percent_encoded() {
+        for text in ["/", "/a/b;c=1,2", "/~x/%C3%A4", "/a:b@c!$&'()*+=", "//x"] {
+            assert!(is_replacement(text), "{text}");
+        }
+        for text in
+            ["", "a", "/a b", "/a?b", "/a#b", "/a<b>", "/`a`", "/{a}", "/a|b", "/a\\b", "/a^b", "/\"a", "/\u{e4}"]
+        {
+            assert!(!is_replacement(text), "{text}");
+        }
     }
 
     #[test]

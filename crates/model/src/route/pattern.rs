@@ -1,25 +1,24 @@
 //! A regular expression in a match.
 //!
-//! It decides what may be written: at most [`Pattern::MAX_BYTES`] that compile to at most 64 KiB, so that no configuration
-//! makes a sidecar large. Matching is linear in what is matched, whatever the expression (no backreferences, no
+//! It decides what may be written: at most [`Pattern::MAX_BYTES`] that compile to at most 64 KiB, and what each takes, so that
+//! no configuration makes a sidecar large (`size`). Matching is linear in what is matched, whatever the expression (no backreferences, no
 //! look-around); the whole value must match, and letters are bytes: `.` is any byte but a newline.
 
 use regex::bytes::{Regex, RegexBuilder};
 use std::fmt;
 use std::sync::Arc;
 
-/// Patterns in the rules of one authority together.
-pub const MAX_PATTERNS: usize = 1_000;
-/// Of a compiled pattern.
-const MAX_COMPILED: usize = 64 << 10;
-/// Of what matching with it remembers, for each thread.
-const MAX_CACHE: usize = 128 << 10;
+/// What a compiled pattern may take, in bytes: it is given the least of them.
+const SIZES: [usize; 4] = [8 << 10, 16 << 10, 32 << 10, 64 << 10];
+/// What matching remembers, for each thread, is at most twice that, and at least this.
+const LEAST_CACHE: usize = 32 << 10;
 
 /// Clones share what was compiled; two are equal if they were written alike.
 #[derive(Clone)]
 pub struct Pattern {
     text: Arc<str>,
     compiled: Arc<Regex>,
+    size: usize,
 }
 
 impl Pattern {
@@ -33,19 +32,16 @@ impl Pattern {
         if text.is_empty() || text.len() > Self::MAX_BYTES || text.chars().any(char::is_control) {
             return Err(format!("must be 1..{} bytes without control characters", Self::MAX_BYTES));
         }
-        let compile = |text: &str| {
-            RegexBuilder::new(text)
-                .unicode(false)
-                .size_limit(MAX_COMPILED)
-                .dfa_size_limit(MAX_CACHE)
-                .build()
-                .map_err(|error| why(&error))
-        };
         compile(text)?; // by itself first: in brackets, `a)|(b` would be one too
-        Ok(Self { text: text.into(), compiled: Arc::new(compile(&format!("\\A(?:{text})\\z"))?) })
+        let (compiled, size) = compile(&format!("\\A(?:{text})\\z"))?;
+        Ok(Self { text: text.into(), compiled: Arc::new(compiled), size })
     }
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+    /// What it takes compiled, at most.
+    pub fn size(&self) -> usize {
+        self.size
     }
     /// Whether all of `value` is what the pattern describes.
     pub fn matches(&self, value: &[u8]) -> bool {
@@ -53,16 +49,25 @@ impl Pattern {
     }
 }
 
-/// The parser draws where the fault is, over several lines; the last one says what it is.
-fn why(error: &regex::Error) -> String {
-    match error {
-        regex::Error::CompiledTooBig(_) => format!("compiles to more than {} KiB", MAX_COMPILED >> 10),
-        error => {
-            let text = error.to_string();
-            let last = text.lines().last().unwrap_or_default();
-            format!("is no regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
+/// With the size that it fits into.
+fn compile(text: &str) -> Result<(Regex, usize), String> {
+    for size in SIZES {
+        let mut builder = RegexBuilder::new(text);
+        builder.unicode(false).size_limit(size).dfa_size_limit(LEAST_CACHE.max(2 * size));
+        match builder.build() {
+            Ok(compiled) => return Ok((compiled, size)),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(error) => return Err(why(&error)),
         }
     }
+    Err(format!("compiles to more than {} KiB", SIZES[SIZES.len() - 1] >> 10))
+}
+
+/// The parser draws where the fault is, over several lines; the last one says what it is.
+fn why(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    format!("is no regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
 }
 
 impl fmt::Debug for Pattern {
@@ -110,6 +115,13 @@ mod tests {
             let error = Pattern::parse(text).expect_err(text);
             assert!(!error.is_empty() && !error.contains('\n'), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_a_pattern_takes_is_known() {
+        let size = |text: &str| Pattern::parse(text).expect(text).size() >> 10;
+        assert_eq!([size("/v[0-9]+/.*"), size("(?i)de|en|fr"), size(&"[a-z]{9}".repeat(40))], [8, 8, 32]);
+        assert_eq!(size("[a-z]{700}"), 64);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{Parsed, policy, route, service, sidecar, tree};
 use crate::name::{NameError, PolicyName, ServiceName, SpiffeId, TrustDomain};
 use crate::node::SidecarSettings;
 use crate::policy::Policy;
-use crate::route::Route;
+use crate::route::{Authority, Route, Size};
 use crate::service::{Hold, Override, Service};
 use crate::world::Mesh;
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ pub(super) struct Draft {
     pub(super) services: BTreeMap<ServiceName, Named<Service>>,
     pub(super) policies: BTreeMap<PolicyName, Named<Policy>>,
     pub(super) routes: Vec<Route>,
+    /// Of all routes for each authority together.
+    pub(super) sizes: BTreeMap<Authority, Size>,
     route_places: BTreeMap<String, Place>,
     pub(super) overrides: Vec<(Place, Override)>,
     sidecar: Option<(Place, SidecarSettings)>,
@@ -80,6 +82,7 @@ pub(super) fn draft(files: &[tree::File], sink: &Sink) -> Draft {
         services: BTreeMap::new(),
         policies: BTreeMap::new(),
         routes: Vec::new(),
+        sizes: BTreeMap::new(),
         route_places: BTreeMap::new(),
         overrides: Vec::new(),
         sidecar: None,

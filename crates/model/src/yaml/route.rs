@@ -6,7 +6,7 @@ mod matching;
 use super::cursor::{Cursor, Entry, Fields};
 use super::mesh::Draft;
 use super::scalar::shown;
-use crate::route::{Authority, Backend, MAX_PATTERNS, Route, Rule};
+use crate::route::{Authority, Backend, Route, Rule, Size};
 use change::{edits, filters, redirect};
 use matching::matching;
 use std::collections::BTreeSet;
@@ -35,8 +35,12 @@ pub(super) fn route(entry: &Entry<'_>, draft: &mut Draft) -> Option<Route> {
         None => Vec::from_iter(rule(&mut fields, &rule_name(entry.name, 0), draft)),
     };
     fields.finish();
-    if rules.iter().map(|rule| rule.matches.patterns()).sum::<usize>() > MAX_PATTERNS {
-        entry.fault(format!("holds more than {MAX_PATTERNS} regular expressions"));
+    for authority in &authorities {
+        let size = draft.sizes.entry(authority.clone()).or_default();
+        rules.iter().for_each(|rule| *size += Size::of(rule));
+        if let Some(excess) = size.excess() {
+            entry.fault(format!("makes too much of {authority}: {excess}"));
+        }
     }
     Some(Route { name: entry.name.into(), authorities, rules })
 }
@@ -81,8 +85,8 @@ fn rules(cursor: &Cursor<'_>, route: &str, draft: &mut Draft) -> Vec<Rule> {
 }
 
 /// What a rule may say, and a route of one rule.
-const KEYS: [&str; 8] =
-    ["match", "to", "redirect", "policy", "request_headers", "response_headers", "rewrite", "mirror"];
+const KEYS: [&str; 9] =
+    ["match", "to", "redirect", "policy", "request_headers", "response_headers", "rewrite", "mirror", "cors"];
 
 fn rule(fields: &mut Fields<'_>, name: &str, draft: &mut Draft) -> Option<Rule> {
     let name = name.into();

@@ -218,6 +218,34 @@ fn routes_say_what_is_changed_on_the_way() {
                         ),
                     },
                 ],
+                cors: Some(
+                    Cors {
+                        origins: [
+                            Origin {
+                                text: "https://*.shop.example",
+                                parts: Some(
+                                    (
+                                        Https,
+                                        "*.shop.example",
+                                        443,
+                                    ),
+                                ),
+                            },
+                        ],
+                        methods: [
+                            "GET",
+                            "PUT",
+                        ],
+                        headers: [
+                            "x-a",
+                        ],
+                        expose: [
+                            "x-b",
+                        ],
+                        credentials: true,
+                        max_age: 3600,
+                    },
+                ),
             },
         )
     "#]]

@@ -392,6 +392,8 @@ routes: {r: {to: a, rewrite: {host: 'a/b', path: x}}, s: {match: {path: /x}, to:
         r"services: {a: }
 routes: {r: {to: a, mirror: {to: b, share: 101%}}, s: {to: a, mirror: [{share: 1}]}}",
         r"services: {a: }
+routes: {r: {to: a, cors: {origins: ['*', shop], methods: 'A B', max_age: 0s, creds: true}}, s: {to: a, cors: {}}, t: {cors: {origins: '*'}, redirect: {host: y}}}",
+        r"services: {a: }
 routes: {r: {to: a, redirect: {scheme: ftp, host: 'a:80', port: 0, status: 304}}, s: {redirect: {}}, t: {rewrite: {host: x}, redirect: {host: y}}, u: {redirect: {status: 301}}}",
     ];
     expect![[r#"
@@ -423,6 +425,14 @@ routes: {r: {to: a, redirect: {scheme: ftp, host: 'a:80', port: 0, status: 304}}
         mesh.yaml:2:34: routes.r.mirror.to: service b is not defined (add it under services, or correct the name)
         mesh.yaml:2:44: routes.r.mirror.share: must be a share 0..1 or 0%..100%, got "101%"
         mesh.yaml:2:72: routes.s.mirror[0].to: must be given: the name of a service
+        --
+        mesh.yaml:2:38: routes.r.cors.origins[0]: * means any, and stands alone
+        mesh.yaml:2:43: routes.r.cors.origins[1]: is no origin: write *, https://shop.example or https://*.example:8443
+        mesh.yaml:2:59: routes.r.cors.methods: is no method
+        mesh.yaml:2:75: routes.r.cors.max_age: must be 1s..596523h14m7s, got 0s
+        mesh.yaml:2:79: routes.r.cors.creds: unknown key (known here: origins, methods, headers, expose, credentials, max_age)
+        mesh.yaml:2:111: routes.s.cors: names no origin, so that no page may read anything (write `origins: ["https://shop.example"]`)
+        mesh.yaml:2:152: routes.t.redirect: stands beside cors (what is redirected goes nowhere else: keep one)
         --
         mesh.yaml:2:31: routes.r.redirect: stands beside to (what is redirected goes nowhere else: keep one)
         mesh.yaml:2:31: routes.r.redirect: leads to where it came from (name a scheme, host, port or path)

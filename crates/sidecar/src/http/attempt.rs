@@ -50,7 +50,7 @@ fn launch<'a>(
     if !from_sidecar && !target.allows_plain(exchange.direction) {
         return Err(Fault::PlainDenied);
     }
-    let mut request = outgoing.build(&instance, target.upstream.protocol).ok_or(Fault::CallerGone)?;
+    let mut request = outgoing.build(&instance, target.upstream.protocol, target.stands_in).ok_or(Fault::CallerGone)?;
     exchange.stamp(request.headers_mut());
     if exchange.direction == Direction::Outbound {
         request.headers_mut().remove(&headers::DEADLINE); // an instant that this side did not believe goes no further

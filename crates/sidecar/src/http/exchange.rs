@@ -5,6 +5,7 @@
 //! exchange writes one line and counts once, however it ends.
 
 use super::answer::Judged;
+use super::cors::Sharing;
 use super::deadline::Limits;
 use super::record::{End, Recording};
 use super::trace::Trace;
@@ -67,6 +68,8 @@ pub(crate) struct Exchange {
     passes: Passes,
     /// How the last attempt went, for the service as a whole.
     last: Outcome,
+    /// Which pages may read the answer, where the route's rule says so.
+    pub(crate) sharing: Option<Box<Sharing>>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     pub(crate) trace: Trace,
@@ -176,6 +179,7 @@ impl Exchange {
             ended: None,
             passes: Passes::default(),
             last: Outcome::IGNORED,
+            sharing: None,
             bytes_in: 0,
             bytes_out: 0,
             trace: Trace::begin(worker, believed(direction, &peer), fields, started),

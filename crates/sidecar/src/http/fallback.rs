@@ -82,7 +82,9 @@ fn stands_for(reason: Reason) -> bool {
         // the caller's own doing, or it has stopped waiting
         Reason::NoRoute
         | Reason::Redirected
+        | Reason::Preflight
         | Reason::NoBackend
+        | Reason::BadRoute
         | Reason::Denied
         | Reason::BadRequest
         | Reason::HeaderTooLarge

@@ -5,7 +5,8 @@
 //! and limits apply, its log line and counts are that service's. It is never retried but where no application saw it.
 //!
 //! Invariants: the request itself neither waits for a copy nor fails with it; at most 100 copies to a service are on
-//! their way (`upstream/ledger.rs`), each for at most twice [`PATIENCE`]; upgrades are never copied.
+//! their way (`upstream/ledger.rs`), each for at most [`PATIENCE`]. One that waits for its body is not on its way: it takes
+//! nobody's place, and ends with the request that it is a copy of. Upgrades are never copied.
 
 use super::exchange::Exchange;
 use super::filters::{Filters, Mirror};
@@ -23,10 +24,10 @@ use http::Request;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
-/// For the request's body to come, and then for the copy's answer.
+/// For the copy's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 const BODY: &str = NOT_MIRRORED[0];
 const BUSY: &str = NOT_MIRRORED[1];
@@ -39,21 +40,20 @@ pub(super) fn begin(worker: &Arc<Worker>, filters: &Filters, outgoing: &Outgoing
     let mut bodies = Vec::new();
     for mirror in filters.mirrors.iter().filter(|mirror| falls_on(mirror, worker.random())) {
         let upstream = mirror.upstream.clone();
-        let Some(place) = upstream.ledger.copy() else {
-            upstream.metrics.mirror_skipped(BUSY);
+        if !outgoing.has_body() {
+            if let Some(place) = place(&upstream) {
+                let (worker, outgoing) = (worker.clone(), outgoing.copy());
+                tokio::spawn(async move { send(&worker, &upstream, outgoing, (caller, place)).await });
+            }
             continue;
-        };
-        let body = outgoing.has_body().then(|| {
-            let (whole, body) = oneshot::channel();
-            bodies.push(whole);
-            body
-        });
+        }
+        let (whole, body) = oneshot::channel();
+        bodies.push(whole);
         let (worker, outgoing) = (worker.clone(), outgoing.copy());
         tokio::spawn(async move {
-            let _place = place;
-            match whole(body).await {
-                Some(body) => send(&worker, &upstream, outgoing.with(body), caller).await,
-                None => upstream.metrics.mirror_skipped(BODY),
+            let Ok(pieces) = body.await else { return upstream.metrics.mirror_skipped(BODY) };
+            if let Some(place) = place(&upstream) {
+                send(&worker, &upstream, outgoing.with(joined(pieces)), (caller, place)).await;
             }
         });
     }
@@ -64,19 +64,31 @@ fn falls_on(mirror: &Mirror, random: u64) -> bool {
     random % u64::from(Ratio::WHOLE) < u64::from(mirror.share)
 }
 
-/// `None`: it is too large to be kept, or did not come to its end.
-async fn whole(body: Option<oneshot::Receiver<Vec<Bytes>>>) -> Option<Bytes> {
-    let Some(body) = body else { return Some(Bytes::new()) };
-    let mut pieces = timeout(PATIENCE, body).await.ok()?.ok()?;
+/// Among those that are on their way; `None`: all are taken, which is counted.
+fn place(upstream: &Upstream) -> Option<OwnedSemaphorePermit> {
+    let place = upstream.ledger.copy();
+    if place.is_none() {
+        upstream.metrics.mirror_skipped(BUSY);
+    }
+    place
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     if pieces.len() == 1 {
-        return pieces.pop();
+        return pieces.pop().unwrap_or_default();
     }
     let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
     pieces.iter().for_each(|piece| all.extend_from_slice(piece));
-    Some(all.freeze())
+    all.freeze()
 }
 
-async fn send(worker: &Arc<Worker>, upstream: &Arc<Upstream>, outgoing: Outgoing, caller: Option<IpAddr>) {
+/// Holds the place until the answer has come.
+async fn send(
+    worker: &Arc<Worker>,
+    upstream: &Arc<Upstream>,
+    outgoing: Outgoing,
+    (caller, _place): (Option<IpAddr>, OwnedSemaphorePermit),
+) {
     let request = Request::from_parts(outgoing.head().clone(), ());
     let mut exchange = Box::new(Exchange::begin(worker, Direction::Outbound, None, &request));
     let target = Target { retries: false, ..Target::service(upstream, None) };

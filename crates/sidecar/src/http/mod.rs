@@ -8,6 +8,7 @@ pub(crate) mod calm;
 pub(crate) mod check;
 pub(crate) mod chunks;
 pub(crate) mod connect;
+pub(crate) mod cors;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod fallback;

@@ -4,13 +4,14 @@ use super::body::{Flow, SendBody};
 use super::filters::Filters;
 use super::headers;
 use super::unread::{Message, Unread};
+use crate::fault::Fault;
 use crate::upstream::instance::Instance;
 use bytes::Bytes;
 use fusewire_model::service::Protocol;
 use fusewire_resilience::retry::{Repeat, ReplayPool, repeat};
 use http::header::{self, HeaderValue};
 use http::uri::Authority;
-use http::{Method, Request, Version, request};
+use http::{HeaderMap, Method, Request, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ const KEY: &str = "ZnVzZXdpcmUtd3MtaDItMQ==";
 
 pub(crate) struct Outgoing {
     head: request::Parts,
+    /// The fields as they were before those of the backend, for another service; `None`: the same.
+    before: Option<Box<HeaderMap>>,
     authority: Authority,
     /// Set where the caller wants to switch protocols (WebSocket): the token.
     pub(crate) upgrade: Option<HeaderValue>,
@@ -65,6 +68,7 @@ impl Outgoing {
         let has_idempotency_key = head.headers.contains_key(&headers::IDEMPOTENCY_KEY);
         Self {
             head,
+            before: None,
             authority,
             upgrade,
             has_body,
@@ -78,13 +82,16 @@ impl Outgoing {
     }
 
     /// As the route's rule says.
-    pub(crate) fn edit(&mut self, filters: &Filters) {
-        filters.request(&mut self.head, &mut self.authority);
+    pub(crate) fn edit(&mut self, filters: &Filters) -> Result<(), Fault> {
+        filters.request(&mut self.head, &mut self.authority)
     }
 
-    /// As it says for the one backend alone.
+    /// As it says for the one backend alone: no other service sees that.
     pub(crate) fn edit_for_backend(&mut self, filters: &Filters) {
-        filters.backend(&mut self.head);
+        if filters.edits_for_backend() {
+            self.before = Some(Box::new(self.head.headers.clone()));
+            filters.backend(&mut self.head);
+        }
     }
 
     /// The same for another service, without the caller's body.
@@ -93,6 +100,7 @@ impl Outgoing {
         let (protocol, is_grpc) = (self.protocol, self.is_grpc);
         Self {
             head,
+            before: None,
             authority,
             upgrade: None,
             has_body: false,
@@ -156,13 +164,17 @@ impl Outgoing {
         !self.has_body || self.flow.as_ref().is_some_and(|flow| flow.is_home())
     }
 
-    /// The request for `instance`; `None` where too much of its body has flowed to be sent from its beginning.
-    pub(crate) fn build(&self, instance: &Instance, protocol: Protocol) -> Option<Request<SendBody>> {
+    /// The request for `instance` of the service that it was for, or of another; `None` where too much of its body has flowed
+    /// to be sent from its beginning.
+    pub(crate) fn build(&self, instance: &Instance, protocol: Protocol, other: bool) -> Option<Request<SendBody>> {
         let body = match &self.flow {
             Some(flow) if self.has_body => SendBody::from_home(flow)?,
             _ => self.own.as_deref().cloned().map_or(SendBody::Empty, SendBody::whole),
         };
         let mut head = self.head.clone();
+        if let Some(before) = self.before.as_ref().filter(|_| other) {
+            head.headers = (**before).clone();
+        }
         if instance.key.sidecar.is_some() {
             self.for_sidecar(&mut head, instance);
         } else {

@@ -21,6 +21,9 @@ pub(crate) const DETAIL: HeaderName = HeaderName::from_static("fusewire-detail")
 pub(crate) fn stream(head: http::response::Parts, parts: Parts) -> Response<ReplyBody> {
     let mut response = Response::from_parts(head, ());
     *response.version_mut() = Version::default(); // hyper writes the caller's own
+    if let Some(sharing) = &parts.exchange.sharing {
+        sharing.write(response.headers_mut());
+    }
     response.map(|()| ReplyBody::Stream(Box::new(Tracked::new(parts))))
 }
 
@@ -41,6 +44,13 @@ pub(crate) fn own(mut exchange: Box<Exchange>, fault: &Fault) -> Response<ReplyB
     {
         *response.status_mut() = to.status;
         response.headers_mut().insert(header::LOCATION, to.location.clone());
+    }
+    if let Fault::Preflight(asked) = fault
+        && !exchange.is_grpc
+    {
+        *response.body_mut() = Full::default();
+        *response.headers_mut() = asked.fields.clone().unwrap_or_default();
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
     }
     exchange.status = Some(response.status().as_u16());
     exchange.first_byte = Some(exchange.worker.mesh.clock.now());
@@ -83,6 +93,9 @@ fn answered(
     mut response: Response<Full<Bytes>>,
     trailers: Option<HeaderMap>,
 ) -> Response<ReplyBody> {
+    if let Some(sharing) = &exchange.sharing {
+        sharing.write(response.headers_mut());
+    }
     if exchange.is_head {
         let length = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));

@@ -205,10 +205,13 @@ impl Connection {
     pub(crate) async fn begin<B>(&self, exchange: &mut Exchange, request: &Request<B>) -> Result<Target, Fault> {
         let routed = exchange.wait(self.route(request, exchange.started)).await;
         exchange.decide(routed.as_ref().map_or(Ratio::DEFAULT, |target| target.policy.sample), request);
-        if let Err(Fault::Redirected(to)) = &routed {
-            exchange.answered_by(&to.route);
+        match &routed {
+            Err(Fault::Redirected(to)) => exchange.answered_by(&to.route),
+            Err(Fault::Preflight(asked)) => exchange.answered_by(&asked.route),
+            _ => {}
         }
         let target = routed?;
+        exchange.sharing = target.filters.as_ref().and_then(|filters| filters.sharing(request.headers()));
         exchange.routed(&target);
         Ok(target)
     }
@@ -297,7 +300,7 @@ impl Connection {
             &self.worker.replay,
         );
         if let Some(filters) = &target.filters {
-            outgoing.edit(filters);
+            outgoing.edit(filters)?;
         }
         Ok(outgoing)
     }

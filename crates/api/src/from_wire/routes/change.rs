@@ -5,8 +5,8 @@ use crate::from_wire::{At, Fault, authority, each, service_name};
 use crate::v1;
 use fusewire_model::policy::{Ratio, is_field_value};
 use fusewire_model::route::{
-    Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, PathMatch, REDIRECTS, Redirect, Scheme,
-    may_edit,
+    Cors, CorsWords, Edits, Filters, HeaderEdits, List, MAX_CORS_AGE, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit,
+    PathMatch, REDIRECTS, Redirect, Scheme, may_edit,
 };
 
 /// `matched`: what the rule's paths match.
@@ -20,6 +20,7 @@ pub(super) fn filters(wire: v1::Filters, matched: &PathMatch) -> Result<Filters,
         path: wire.path.map(|edit| path_edit(edit, matched)).transpose().at("path")?,
         redirect: wire.redirect.map(|to| redirect(to, matched)).transpose().at("redirect")?,
         mirrors: each(wire.mirrors, "mirrors", MAX_MIRRORS, mirror)?,
+        cors: wire.cors.map(cors).transpose().at("cors")?,
     };
     let redirect = Filters { redirect: filters.redirect.clone(), ..Filters::default() };
     if filters.redirect.is_some() && filters != redirect {
@@ -96,6 +97,23 @@ fn redirect(wire: v1::Redirect, matched: &PathMatch) -> Result<Redirect, Fault> 
         port: Some(port).filter(|port| *port != 0),
         path: wire.path.map(|edit| path_edit(edit, matched)).transpose().at("path")?,
         status: status.ok_or_else(|| Fault::new(format!("must be one of {REDIRECTS:?}"))).at("status")?,
+    })
+}
+
+fn cors(wire: v1::Cors) -> Result<Cors, Fault> {
+    let v1::Cors { origins, methods, headers, expose, credentials, max_age_s } = wire;
+    if !(1..=MAX_CORS_AGE).contains(&max_age_s) {
+        return Err(Fault::new(format!("must be 1..={MAX_CORS_AGE}"))).at("max_age_s");
+    }
+    Cors::new(CorsWords { origins, methods, headers, expose }, credentials, max_age_s).map_err(|faults| {
+        let Some((list, at, why)) = faults.into_iter().next() else { return Fault::new("cannot be") };
+        let list = match list {
+            List::Origins => "origins",
+            List::Methods => "methods",
+            List::Headers => "headers",
+            List::Expose => "expose",
+        };
+        Fault { path: format!("{list}[{at}]"), message: why.to_owned() }
     })
 }
 

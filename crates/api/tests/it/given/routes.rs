@@ -4,8 +4,8 @@ use super::{authority, policy_name, service_name, text};
 use fusewire_model::policy::Ratio;
 use fusewire_model::resource::Resource;
 use fusewire_model::route::{
-    Authority, Backend, Edits, Filters, HeaderEdits, HeaderMatch, Match, Mirror, PathEdit, PathMatch, Pattern,
-    QueryMatch, REDIRECTS, Redirect, RouteTable, Rule, Scheme, ValueMatch,
+    Authority, Backend, Cors, CorsWords, Edits, Filters, HeaderEdits, HeaderMatch, Match, Mirror, PathEdit, PathMatch,
+    Pattern, QueryMatch, REDIRECTS, Redirect, RouteTable, Rule, Scheme, ValueMatch,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -68,17 +68,24 @@ fn redirect() -> impl Strategy<Value = Filters> {
     )
 }
 
+fn cors() -> impl Strategy<Value = Cors> {
+    let origin = "https?://(\\*\\.)?[a-z]{1,9}(:[1-9][0-9]{0,3})?";
+    let names = || prop_oneof![vec("x-[a-z]{1,5}", 0..3), Just(vec!["*".to_owned()])];
+    let methods = prop_oneof![vec("[A-Z]{1,9}", 0..3), Just(vec!["*".to_owned()])];
+    let origins = prop_oneof![vec(origin, 0..3), Just(vec!["*".to_owned()])];
+    (origins, methods, names(), names(), any::<bool>(), 1..9_000_u32).prop_map(
+        |(origins, methods, headers, expose, credentials, age)| {
+            Cors::new(CorsWords { origins, methods, headers, expose }, credentials, age).unwrap()
+        },
+    )
+}
+
 fn filters() -> impl Strategy<Value = Filters> {
     let share = (0..=Ratio::WHOLE).prop_map(|millionths| Ratio::from_millionths(millionths).unwrap());
     let mirror = (service_name(), share).prop_map(|(service, share)| Mirror { service, share });
     let host: BoxedStrategy<Option<Authority>> = option::of(authority()).boxed();
-    (edits(), host, option::of(path_edit()), vec(mirror, 0..3)).prop_map(|(edits, host, path, mirrors)| Filters {
-        edits,
-        host,
-        path,
-        mirrors,
-        redirect: None,
-    })
+    (edits(), host, option::of(path_edit()), vec(mirror, 0..3), option::of(cors()))
+        .prop_map(|(edits, host, path, mirrors, cors)| Filters { edits, host, path, mirrors, redirect: None, cors })
 }
 
 fn backends() -> impl Strategy<Value = Vec<Backend>> {

@@ -1,15 +1,16 @@
-//! What a rule changes: `request_headers`, `response_headers`, `rewrite`, `mirror`; and `redirect`.
+//! What a rule changes: `request_headers`, `response_headers`, `rewrite`, `mirror`, `cors`; and `redirect`.
 
 use super::path_text;
 use crate::policy::{Ratio, is_field_value};
 use crate::route::{
-    Authority, Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, PathMatch, REDIRECTS, Redirect,
-    Scheme, may_edit,
+    Authority, Cors, CorsWords, Edits, Filters, HeaderEdits, List, MAX_CORS_AGE, MAX_EDITS, MAX_MIRRORS, Mirror,
+    PathEdit, PathMatch, REDIRECTS, Redirect, Scheme, is_replacement, may_edit,
 };
 use crate::yaml::cursor::{Cursor, Entry, Fields};
 use crate::yaml::mesh::Draft;
 use crate::yaml::scalar::{parse_millionths, shown};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// All that stands beside `to`.
 pub(super) fn filters(fields: &mut Fields<'_>, matched: &PathMatch, draft: &mut Draft) -> Filters {
@@ -29,6 +30,7 @@ pub(super) fn filters(fields: &mut Fields<'_>, matched: &PathMatch, draft: &mut 
         }
         filters.mirrors = list.iter().filter_map(|cursor| mirror(cursor, draft)).collect();
     }
+    filters.cors = fields.get("cors").and_then(|c| cors(&c));
     filters
 }
 
@@ -94,17 +96,27 @@ fn field(entry: &Entry<'_>) -> Option<(String, String)> {
 /// `/whole` or `{prefix: /new}`.
 fn path(cursor: &Cursor<'_>, matched: &PathMatch) -> Option<PathEdit> {
     if !cursor.is_map() {
-        return path_text(cursor).map(PathEdit::Whole);
+        return replacement(cursor).map(PathEdit::Whole);
     }
     let mut fields = cursor.map("a path")?;
     let prefix =
-        fields.required("prefix", "what stands in place of the prefix that matched").and_then(|c| path_text(&c));
+        fields.required("prefix", "what stands in place of the prefix that matched").and_then(|c| replacement(&c));
     fields.finish();
     if !matched.has_prefix() {
         cursor.fault_with("replaces a prefix, and the rule matches none", "write `match: {path: {prefix: ...}}`");
         return None;
     }
     prefix.map(PathEdit::Prefix)
+}
+
+/// It is sent as it is, so that it must be more than what a match may say.
+fn replacement(cursor: &Cursor<'_>) -> Option<String> {
+    let text = path_text(cursor)?;
+    let fits = is_replacement(&text);
+    if !fits {
+        cursor.fault(format!("must be percent-encoded as a path is (RFC 3986, 3.3), got {}", shown(&text)));
+    }
+    fits.then_some(text)
 }
 
 /// `shadow`, or `{to: shadow, share: 10%}`.
@@ -120,6 +132,45 @@ fn mirror(cursor: &Cursor<'_>, draft: &mut Draft) -> Option<Mirror> {
     });
     fields.finish();
     Some(Mirror { service: service?, share: share.unwrap_or(whole) })
+}
+
+/// `{origins: ["https://*.example"], methods: [GET, PUT], headers: [x-a], credentials: true, expose: [x-b], max_age: 1h}`.
+fn cors(cursor: &Cursor<'_>) -> Option<Cors> {
+    let mut fields = cursor.map("a mapping of origins, methods, headers, credentials, expose and max_age")?;
+    let mut words = |name, what: &str| {
+        let list = fields.get(name).map(|c| c.one_or_list(what)).unwrap_or_default();
+        let read = list.iter().filter_map(|c| Some((c.clone(), c.text(what)?.to_owned())));
+        read.unzip::<_, _, Vec<Cursor<'_>>, Vec<String>>()
+    };
+    let (at_origins, origins) = words("origins", "an origin, such as https://shop.example, or a list of them");
+    let (at_methods, methods) = words("methods", "a method or a list of them");
+    let (at_headers, headers) = words("headers", "a header's name or a list of them");
+    let (at_expose, expose) = words("expose", "a header's name or a list of them");
+    let credentials = fields.get("credentials").and_then(|c| c.boolean()).unwrap_or(false);
+    let longest = Duration::from_secs(MAX_CORS_AGE.into());
+    let age = fields.get("max_age").and_then(|c| c.duration(Duration::from_secs(1)..=longest));
+    let age = age.and_then(|age| u32::try_from(age.as_secs()).ok()).unwrap_or(Cors::DEFAULT_AGE);
+    fields.finish();
+    if origins.is_empty() {
+        cursor.fault_with(
+            "names no origin, so that no page may read anything",
+            "write `origins: [\"https://shop.example\"]`",
+        );
+    }
+    let faults = match Cors::new(CorsWords { origins, methods, headers, expose }, credentials, age) {
+        Ok(cors) => return Some(cors),
+        Err(faults) => faults,
+    };
+    for (list, at, why) in faults {
+        let places = match list {
+            List::Origins => &at_origins,
+            List::Methods => &at_methods,
+            List::Headers => &at_headers,
+            List::Expose => &at_expose,
+        };
+        places.get(at).unwrap_or(cursor).fault(why);
+    }
+    None
 }
 
 /// `{scheme: https, host: shop.example, port: 8443, path: /x, status: 301}`: each may be left out, but not all.
@@ -138,8 +189,7 @@ pub(super) fn redirect(cursor: &Cursor<'_>, matched: &PathMatch) -> Option<Filte
     let status = fields.get("status").and_then(|c| c.choice(&statuses)).unwrap_or(302);
     fields.finish();
     let redirect = Redirect { scheme, host, port, path, status };
-    let before = Redirect { scheme: None, host: None, port: None, path: None, status };
-    if redirect == before {
+    if redirect.changes_nothing(matched, None) {
         cursor.fault_with("leads to where it came from", "name a scheme, host, port or path");
     }
     Some(Filters { redirect: Some(redirect), ..Filters::default() })
