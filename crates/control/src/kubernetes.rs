@@ -178,13 +178,12 @@ impl Kubernetes {
             let next = self.discovery.declarations().now().next_end(now);
             let wait = next.map_or(LOOK, |end| Duration::from_secs(end - now).min(LOOK));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {
-                    if next.is_some_and(|end| end <= self::now()) {
-                        shared.marks.mark_declared();
-                    }
-                }
+                () = tokio::time::sleep(wait) => {}
                 // what ends ends with this
                 _ = changed.changed() => {}
+            }
+            if next.is_some_and(|end| end <= self::now()) {
+                shared.marks.mark_declared();
             }
         }
     }

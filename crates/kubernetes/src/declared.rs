@@ -17,6 +17,7 @@ use fusewire_model::route::{Authority, Route};
 use fusewire_model::service::{Allow, Override, Service, UnixTime};
 use fusewire_model::world::{DEFAULT_POLICY, Mesh};
 use fusewire_model::{PolicyName, ServiceName};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is in force of all objects, and what is to be said of each.
@@ -45,6 +46,8 @@ pub struct Told {
     pub uid: String,
     pub generation: i64,
     pub verdict: Verdict,
+    /// A hash of all that it was made into: two that have the same mean the same.
+    pub made: String,
     /// By any of these a sidecar is one that it concerns.
     pub concerns: BTreeSet<Concern>,
 }
@@ -174,7 +177,9 @@ pub fn declared(setting: &Setting, objects: &Snapshot, around: &Around<'_>, befo
     let told = output.verdicts.iter().filter_map(|(id, verdict)| {
         let Meta { uid, generation, .. } = *metas.get(id)?;
         let concerns = concerns(id, verdict, &gateway.policies);
-        Some((id.clone(), Told { uid: uid.clone(), generation: *generation, verdict: verdict.clone(), concerns }))
+        let made = made(verdict, &concerns, &output, &gateway.policies);
+        let (uid, generation, verdict) = (uid.clone(), *generation, verdict.clone());
+        Some((id.clone(), Told { uid, generation, verdict, made, concerns }))
     });
     let told = told.collect();
     let policies = output.policies.into_iter().chain(gateway.policies).map(|policy| (policy.name.clone(), policy));
@@ -287,10 +292,27 @@ fn concerns(id: &ObjectId, verdict: &Verdict, derived: &[Policy]) -> BTreeSet<Co
             let own = verdict.policies.iter().map(PolicyName::as_str);
             own.chain(copies).map(|name| holds(resource::Kind::Policy, name)).collect()
         }
-        Kind::ExternalService => services.map(|name| holds(resource::Kind::Service, name.as_str())).collect(),
+        Kind::ExternalService => {
+            let routes = verdict.hosts.iter().map(|host| holds(resource::Kind::Route, host.as_str()));
+            services.map(|name| holds(resource::Kind::Service, name.as_str())).chain(routes).collect()
+        }
         Kind::BreakerOverride => services.map(|name| holds(resource::Kind::Override, name.as_str())).collect(),
         Kind::AuthorizationPolicy => services.cloned().map(Concern::Serves).collect(),
     }
+}
+
+/// Over what concerns sidecars of an object, and how it says so.
+fn made(verdict: &Verdict, concerns: &BTreeSet<Concern>, output: &crd::Output, derived: &[Policy]) -> String {
+    let is_its = |policy: &&Policy| {
+        let key = Key { kind: resource::Kind::Policy, name: policy.name.to_string() };
+        concerns.contains(&Concern::Holds(key))
+    };
+    let policies: Vec<&Policy> = output.policies.iter().chain(derived).filter(is_its).collect();
+    let held: Vec<&Override> = output.overrides.iter().filter(|one| verdict.services.contains(&one.service)).collect();
+    let services: Vec<&Service> = output.services.iter().filter(|one| verdict.services.contains(&one.name)).collect();
+    let allow: Vec<_> = output.allow.iter().filter(|(name, _)| verdict.services.contains(*name)).collect();
+    let hash = Sha256::digest(format!("{verdict:?} {policies:?} {held:?} {services:?} {allow:?}"));
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// By what names callers know what was written.

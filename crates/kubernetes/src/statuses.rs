@@ -13,11 +13,13 @@ use crate::declarations::{Declarations, Watched};
 use crate::declared::{Declared, Told};
 use crate::gateway::{ParentStatus, RouteStatus};
 use crate::known::RouteKind;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Whose parents in a route's status are ours.
 pub const CONTROLLER: &str = "fusewire.io/mesh";
@@ -25,22 +27,26 @@ pub const CONTROLLER: &str = "fusewire.io/mesh";
 const MANAGER: &str = "fusewire-control";
 
 /// The same is not written again before, where what is there is another thing: an API server may keep a part for itself.
-const AGAIN: SignedDuration = SignedDuration::from_secs(60);
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// Of an object of ours, or a route.
 type Key = (Watched, String, String);
 
+/// A pass ends after so many failures.
+const FAILURES: usize = 3;
+
 /// Writes statuses; remembers what it wrote last.
 #[derive(Debug, Default)]
 pub struct StatusWriter {
-    last: BTreeMap<Key, (Value, Timestamp)>,
+    last: BTreeMap<Key, (Value, Instant)>,
+    failures: usize,
 }
 
 impl StatusWriter {
     /// Brings statuses up to date. `sidecars`: who runs with an object; `None` while that is not known.
     ///
     /// # Errors
-    /// The API server does not answer; nothing more is tried then. What it refuses is logged, and tried again a minute later.
+    /// The API server failed [`FAILURES`] times; nothing more is tried then. What it refuses is logged, and tried again a minute later.
     pub async fn write(
         &mut self,
         declarations: &Declarations,
@@ -48,7 +54,8 @@ impl StatusWriter {
         sidecars: impl Fn(&ObjectId) -> Option<Sidecars>,
         now: Timestamp,
     ) -> Result<(), ClusterError> {
-        let before = std::mem::take(&mut self.last);
+        self.last.retain(|(kind, namespace, name), _| declarations.status(*kind, namespace, name).is_some());
+        self.failures = 0;
         let text = format!("{now:.0}");
         for (id, told) in &declared.objects {
             let kind = Watched::Ours(id.kind);
@@ -56,7 +63,7 @@ impl StatusWriter {
             let wanted = of_ours(told, sidecars(id), &there, &text);
             let is_there = holds(&there, &wanted);
             let key = (kind, id.namespace.clone(), id.name.clone());
-            if self.is_due(&before, key, (&wanted, is_there), now) {
+            if self.is_due(key, (&wanted, is_there)) {
                 let written = apply(declarations, (id, &told.uid), wanted).await;
                 self.wrote(&(kind, id.namespace.clone(), id.name.clone()), written)?;
             }
@@ -75,7 +82,7 @@ impl StatusWriter {
                 let status = told.get(&(namespace, name)).copied();
                 let wanted = parents(&there, status, &text);
                 let is_there = wanted == there["parents"] || (status.is_none() && !has_ours(&there));
-                if self.is_due(&before, (of, namespace.into(), name.into()), (&wanted, is_there), now) {
+                if self.is_due((of, namespace.into(), name.into()), (&wanted, is_there)) {
                     let written = replace(declarations, (kind, namespace, name), status, &text).await;
                     self.wrote(&(of, namespace.into(), name.into()), written)?;
                 }
@@ -85,20 +92,18 @@ impl StatusWriter {
     }
 
     /// Whether it is to be written now.
-    fn is_due(
-        &mut self,
-        before: &BTreeMap<Key, (Value, Timestamp)>,
-        key: Key,
-        (wanted, is_there): (&Value, bool),
-        now: Timestamp,
-    ) -> bool {
+    fn is_due(&mut self, key: Key, (wanted, is_there): (&Value, bool)) -> bool {
         if is_there {
+            self.last.remove(&key);
             return false;
         }
-        let last = before.get(&key).filter(|(last, _)| same_words(last, wanted));
-        let at = last.map(|(_, at)| *at).filter(|at| now.duration_since(*at) < AGAIN);
-        self.last.insert(key, (wanted.clone(), at.unwrap_or(now)));
-        at.is_none()
+        let now = Instant::now();
+        let is_same = |(last, at): &&(Value, Instant)| same_words(last, wanted) && now.duration_since(*at) < AGAIN;
+        if self.last.get(&key).filter(is_same).is_some() {
+            return false;
+        }
+        self.last.insert(key, (wanted.clone(), now));
+        true
     }
 
     /// What is gone meanwhile, or was written by somebody else, is looked at again; what is refused keeps no other waiting.
@@ -106,13 +111,16 @@ impl StatusWriter {
         let (kind, namespace, name) = key;
         match written {
             Ok(()) => {}
-            Err(error @ (ClusterError::Refused(_) | ClusterError::Uncertain(_))) => {
+            Err(error @ ClusterError::Refused(_)) => {
                 tracing::warn!(kind = kind.name(), namespace, name, %error, "its status is not written");
             }
             Err(ClusterError::Absent(_) | ClusterError::Conflict(_)) => drop(self.last.remove(key)),
             Err(error) => {
                 self.last.remove(key);
-                return Err(error);
+                self.failures += 1;
+                if self.failures >= FAILURES {
+                    return Err(error);
+                }
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// As often as sidecars report.
 const LOOK: Duration = Duration::from_secs(5);
 /// Of one caller; more is no news.
-const MAX_OF_ONE: usize = 100;
+const MAX_OF_ONE: usize = 20;
 
 /// Until dropped.
 pub(super) async fn run(kubernetes: &Kubernetes, shared: &Shared) {
@@ -63,7 +63,12 @@ fn circuit(kubernetes: &Kubernetes, shared: &Shared, breaker: &v1::BreakerReport
     }
     let (name, namespace) = breaker.service.split_once('.')?;
     let id = ObjectId { kind: Kind::ExternalService, namespace: namespace.into(), name: name.into() };
-    let uid = shared.in_force.borrow().standing.declared.objects.get(&id)?.uid.clone();
+    let in_force = shared.in_force.borrow().clone();
+    let uid = in_force.standing.declared.objects.get(&id)?.uid.clone();
+    let instances = &in_force.world.service(&service)?.endpoints.instances;
+    if !breaker.instance.is_empty() && instances.iter().all(|instance| instance.id != breaker.instance) {
+        return None;
+    }
     let subject = Subject { kind: SubjectKind::ExternalService, namespace: id.namespace, name: id.name, uid };
     Some(OpenCircuit { subject, service: breaker.service.clone(), instance: breaker.instance.clone() })
 }

@@ -23,8 +23,8 @@ pub(crate) fn here(shared: &Shared) -> v1::EnforcementResponse {
     sidecars.iter().for_each(|sidecar| sidecar.with(|state| count(&standing, state, &mut counts)));
     let one = |(id, told): (&ObjectId, &Told)| {
         let Sidecars { enforcing, connected } = counts.get(id).copied().unwrap_or_default();
-        let (object, uid, generation) = (id.to_string(), told.uid.clone(), told.generation);
-        v1::ObjectEnforcement { object, uid, generation, enforcing, connected }
+        let (object, uid, made) = (id.to_string(), told.uid.clone(), told.made.clone());
+        v1::ObjectEnforcement { object, uid, generation: told.generation, made, enforcing, connected }
     };
     let objects = standing.declared.objects.iter().map(one).collect();
     v1::EnforcementResponse { objects, sidecars: u32::try_from(sidecars.len()).unwrap_or(u32::MAX) }
@@ -69,11 +69,12 @@ pub(super) async fn everywhere(shared: &Shared, standing: &Standing) -> Option<B
 fn together(standing: &Standing, answers: &[v1::EnforcementResponse]) -> BTreeMap<ObjectId, Sidecars> {
     let mut all: BTreeMap<ObjectId, Sidecars> = BTreeMap::new();
     for answer in answers {
-        let key = |o: &v1::ObjectEnforcement| (o.object.clone(), o.uid.clone(), o.generation);
+        let key = |o: &v1::ObjectEnforcement| (o.object.clone(), o.uid.clone(), o.generation, o.made.clone());
         let counts: BTreeMap<_, _> = answer.objects.iter().map(|o| (key(o), (o.enforcing, o.connected))).collect();
         for (id, told) in &standing.declared.objects {
-            // a replica that does not know this one yet may have it for any of its sidecars
-            let known = counts.get(&(id.to_string(), told.uid.clone(), told.generation)).copied();
+            // a replica that does not know this one yet, or in another way, may have it for any of its sidecars
+            let key = (id.to_string(), told.uid.clone(), told.generation, told.made.clone());
+            let known = counts.get(&key).copied();
             let (enforcing, connected) = known.unwrap_or((0, answer.sidecars));
             let sum = all.entry(id.clone()).or_default();
             (sum.enforcing, sum.connected) = (sum.enforcing + enforcing, sum.connected + connected);
@@ -109,9 +110,10 @@ mod tests {
             services: BTreeSet::new(),
             routes: BTreeSet::new(),
             policies: BTreeSet::new(),
+            hosts: BTreeSet::new(),
         };
         let concerns = BTreeSet::from([policy("a"), policy("b")]);
-        let told = Told { uid: "u".into(), generation: 2, verdict, concerns };
+        let told = Told { uid: "u".into(), generation: 2, verdict, made: "m".into(), concerns };
         let mut declared = Declared::default();
         declared.objects = BTreeMap::from([(id(), told)]);
         let concerns = BTreeMap::from([(policy("a"), vec![id()]), (policy("b"), vec![id()])]);
@@ -158,16 +160,18 @@ mod tests {
     #[test]
     fn a_replica_that_knows_another_version_may_have_it_for_any_sidecar() {
         let standing = standing();
-        let answer = |uid: &str, generation| v1::EnforcementResponse {
+        let answer_of = |uid: &str, generation, made: &str| v1::EnforcementResponse {
             objects: vec![v1::ObjectEnforcement {
                 object: "ResiliencePolicy shop/web".into(),
                 uid: uid.into(),
                 generation,
+                made: made.into(),
                 enforcing: 3,
                 connected: 3,
             }],
             sidecars: 10,
         };
+        let answer = |uid: &str, generation| answer_of(uid, generation, "m");
         let sum = |answers: &[v1::EnforcementResponse]| {
             let all = together(&standing, answers)[&id()];
             (all.enforcing, all.connected)
@@ -175,6 +179,7 @@ mod tests {
         assert_eq!(sum(&[answer("u", 2), answer("u", 2)]), (6, 6));
         assert_eq!(sum(&[answer("u", 2), answer("u", 1)]), (3, 13));
         assert_eq!(sum(&[answer("u", 2), answer("before", 2)]), (3, 13), "one that was made anew is another");
+        assert_eq!(sum(&[answer("u", 2), answer_of("u", 2, "other")]), (3, 13), "what it names is not there yet");
         assert_eq!(sum(&[answer("u", 2), v1::EnforcementResponse { objects: Vec::new(), sidecars: 1 }]), (3, 4));
     }
 }

@@ -100,6 +100,8 @@ pub struct Verdict {
     pub services: BTreeSet<ServiceName>,
     /// The same for routes.
     pub routes: BTreeSet<RouteTarget>,
+    /// Those that an ExternalService has.
+    pub hosts: BTreeSet<Authority>,
     /// What a ResiliencePolicy is called in the mesh: one for each of its services, and one for its routes.
     pub policies: BTreeSet<PolicyName>,
 }
@@ -114,6 +116,7 @@ impl Verdict {
             targets,
             services: BTreeSet::new(),
             routes: BTreeSet::new(),
+            hosts: BTreeSet::new(),
             policies: BTreeSet::new(),
         }
     }

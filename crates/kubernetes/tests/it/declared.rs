@@ -290,29 +290,33 @@ async fn nobody_takes_a_name_that_is_anothers() {
     let external = |hosts: Value| {
         ours("ExternalService", "mine", json!({"hosts": hosts, "instances": [{"address": "203.0.113.1:80"}]}))
     };
-    for host in [
-        "billing",
-        "web",
-        "10.96.0.1:80",
-        "[fd00::1]:80",
-        "web.shop:80",
-        "eu.billing.example",
-        "pay.example:443",
-        "pay.example",
-    ] {
+    for host in ["billing", "web", "10.96.0.1:80", "[fd00::1]:80"] {
         bed.api.put(external(json!(["good.example", host])));
-        let hosts = |now: &Declared| now.objects.values().any(|told| told.verdict.accepted.message.contains(host));
-        bed.until(&format!("{host} is refused"), hosts).await;
+        let refused = |now: &Declared| now.objects.values().any(|told| told.verdict.accepted.message.contains(host));
+        bed.until(&format!("{host} is refused"), refused).await;
         assert!(bed.now.routes.is_empty(), "{host}");
-        assert!(!bed.now.objects.values().next().unwrap().verdict.accepted.message.contains("stays in force"));
+    }
+    for host in ["web.shop:80", "web-0.web.shop", "web-0.web", "eu.billing.example", "pay.example:443", "pay.example"] {
+        bed.api.put(external(json!(["good.example", host])));
+        let lost = |now: &Declared| {
+            let mut said = now.objects.values().filter_map(|told| told.verdict.conflicted.as_deref());
+            said.any(|said| said.contains(&format!(": {host} is")))
+        };
+        bed.until(&format!("{host} is another's"), lost).await;
+        let left: Vec<&str> = bed.now.routes[0].authorities.iter().map(|host| host.as_str()).collect();
+        assert_eq!(left, ["good.example"], "{host}");
     }
     bed.api.put(external(json!(["good.example"])));
-    bed.until("a name of nobody else", |now| now.routes.len() == 1).await;
+    bed.until("a name of nobody else", |now| now.objects.values().all(|told| told.verdict.conflicted.is_none())).await;
+    // nor by its port
+    let younger = json!({"hosts": ["good.example:8080"], "instances": [{"address": "203.0.113.2:80"}]});
+    bed.api.put(ours("ExternalService", "younger", younger));
+    bed.until("the older has it for every port", |now| now.objects.len() == 2).await;
+    assert_eq!(bed.now.routes.len(), 1);
     // one that somebody else gets later, is theirs
     bed.api.put(service("example", "good", json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]})));
     bed.until("it is lost", |now| now.routes.is_empty()).await;
-    let accepted = &bed.now.objects.values().next().unwrap().verdict.accepted;
-    assert_eq!((accepted.is_true, accepted.reason), (false, "Conflicted"));
+    assert_eq!(bed.now.services.len(), 2, "what it is called in the mesh stays");
 }
 
 #[tokio::test]

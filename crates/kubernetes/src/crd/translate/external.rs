@@ -18,12 +18,14 @@ pub(super) fn translate(setting: &mut Setting<'_>, objects: &[&Object], output: 
     let mut hosts: BTreeMap<Authority, String> = BTreeMap::new();
     for object in objects {
         let id = &object.meta.id;
-        let verdict = match one(setting, object, &names) {
+        let verdict = match one(setting, object) {
             Err(accepted) => Verdict { accepted, ..Verdict::accepted(String::new()) },
             Ok((service, route)) => {
                 let mut verdict = Verdict::accepted(String::new());
                 verdict.services.insert(service.name.clone());
-                output.routes.extend(route.and_then(|route| free(route, id, &mut hosts, &mut verdict)));
+                let free = route.and_then(|route| free(setting, route, id, (&names, &mut hosts), &mut verdict));
+                verdict.hosts.extend(free.iter().flat_map(|route| route.authorities.iter().cloned()));
+                output.routes.extend(free);
                 setting.externals.insert(service.name.clone(), service.clone());
                 output.services.push(service);
                 verdict
@@ -34,11 +36,7 @@ pub(super) fn translate(setting: &mut Setting<'_>, objects: &[&Object], output: 
     setting.names.extend(setting.externals.keys().cloned());
 }
 
-fn one(
-    setting: &Setting<'_>,
-    object: &Object,
-    externals: &BTreeSet<ServiceName>,
-) -> Result<(Service, Option<Route>), Said> {
+fn one(setting: &Setting<'_>, object: &Object) -> Result<(Service, Option<Route>), Said> {
     let invalid = |message: String| Said::no(INVALID, message);
     let ObjectId { namespace, name, .. } = &object.meta.id;
     if !target::is_label(name) {
@@ -64,43 +62,54 @@ fn one(
             let why = "is no name of a host elsewhere: it must have a dot, and be no address";
             return Err(invalid(format!("spec.hosts: {authority} {why}")));
         }
-        if is_taken(setting, authority, &own, externals) {
-            let message = format!("spec.hosts: {authority} is the name of another service of this mesh");
-            return Err(Said::no("Conflicted", message));
-        }
     }
     let service = mesh.services.into_values().next().ok_or_else(|| invalid("spec: must be a service".into()))?;
     Ok((service, route))
 }
 
 fn is_taken(setting: &Setting<'_>, authority: &Authority, own: &str, externals: &BTreeSet<ServiceName>) -> bool {
-    let host = authority.without_port();
-    let host = host.as_str();
+    let host = authority.host();
     let cluster = host.ends_with(".svc") || host.ends_with(&format!(".svc.{}", setting.input.cluster_domain));
     let name = ServiceName::parse(host).ok();
     let mine = host == own;
     cluster
+        || is_below(setting, host)
         || !mine && (setting.input.is_taken)(authority)
         || name.is_some_and(|name| !mine && (setting.names.contains(&name) || externals.contains(&name)))
 }
 
-/// The route with those hosts that no older object has.
+/// Whether it could be a pod's: `POD.SERVICE.NAMESPACE`, or `POD.SERVICE` to callers of the same namespace. It is nobody else's while
+/// the pod is away.
+fn is_below(setting: &Setting<'_>, host: &str) -> bool {
+    match *host.rsplitn(3, '.').collect::<Vec<_>>() {
+        [namespace, service, _] => setting.input.services.contains_key(&(namespace.to_owned(), service.to_owned())),
+        [service, _] => setting.input.services.keys().any(|(_, name)| name == service),
+        _ => false,
+    }
+}
+
+/// The route with those hosts that nobody else has.
 fn free(
+    setting: &Setting<'_>,
     mut route: Route,
     id: &ObjectId,
-    hosts: &mut BTreeMap<Authority, String>,
+    (externals, hosts): (&BTreeSet<ServiceName>, &mut BTreeMap<Authority, String>),
     verdict: &mut Verdict,
 ) -> Option<Route> {
+    let own = id.mesh_name();
     let mut lost = Vec::new();
-    route.authorities.retain(|authority| match hosts.get(authority) {
-        Some(older) => {
-            lost.push(format!("{older} is older, and has the host {authority}"));
-            false
-        }
-        None => {
+    route.authorities.retain(|authority| {
+        // who has a host for every port has it for each
+        let older = [authority.clone(), authority.without_port()].into_iter().find_map(|host| hosts.get(&host));
+        if is_taken(setting, authority, &own, externals) {
+            lost.push(format!("spec.hosts: {authority} is the name of another service of this mesh"));
+        } else if let Some(older) = older.filter(|older| **older != id.to_string()) {
+            lost.push(format!("spec.hosts: {older} is older, and has the host {authority}"));
+        } else {
             hosts.insert(authority.clone(), id.to_string());
-            true
+            return true;
         }
+        false
     });
     verdict.conflicted = (!lost.is_empty()).then(|| read::together(lost.into_iter()));
     (!route.authorities.is_empty()).then_some(route)
