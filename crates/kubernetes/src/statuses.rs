@@ -46,7 +46,7 @@ impl StatusWriter {
     /// Brings statuses up to date. `sidecars`: who runs with an object; `None` while that is not known.
     ///
     /// # Errors
-    /// The API server failed [`FAILURES`] times; nothing more is tried then. What it refuses is logged, and tried again a minute later.
+    /// The API server failed three times; nothing more is tried then. What it refuses is logged, and tried again a minute later.
     pub async fn write(
         &mut self,
         declarations: &Declarations,
