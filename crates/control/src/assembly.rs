@@ -103,7 +103,7 @@ impl Assembly {
         let (mesh, standing) = &shared.mesh_with(&written);
         let before = shared.in_force.borrow().clone();
         let mut names = marked.services;
-        if marked.declared || !Arc::ptr_eq(&before.standing, standing) {
+        if !Arc::ptr_eq(&before.standing, standing) {
             let both = [&before.standing, standing];
             names.extend(both.iter().flat_map(|standing| standing.declared.services.keys().cloned()));
         }

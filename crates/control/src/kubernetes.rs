@@ -165,7 +165,8 @@ impl Kubernetes {
             publish_bundle(&self.cluster, self.leader.leading(), bundle, self.discovery.namespaces()),
             roots(shared, &told),
             self.ends(shared),
-            self.lead(shared),
+            Leader::while_leading(self.leader.leading(), || statuses::run(self, shared)),
+            Leader::while_leading(self.leader.leading(), || circuits::run(self, shared)),
         );
     }
 
@@ -184,22 +185,6 @@ impl Kubernetes {
             }
             if next.is_some_and(|end| end <= self::now()) {
                 shared.marks.mark_declared();
-            }
-        }
-    }
-
-    /// Tells what became of objects and circuits, while this replica leads; until dropped.
-    async fn lead(&self, shared: &Shared) {
-        let mut leading = self.leader.leading();
-        loop {
-            // an error would mean that the leader is gone, and this with it
-            if leading.wait_for(|leads| *leads).await.is_err() {
-                return std::future::pending().await;
-            }
-            tokio::select! {
-                () = statuses::run(self, shared) => {}
-                () = circuits::run(self, shared) => {}
-                _ = leading.wait_for(|leads| !leads) => {}
             }
         }
     }

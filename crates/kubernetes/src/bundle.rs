@@ -6,6 +6,7 @@
 use crate::cluster::{Call, Cluster, ClusterError, call};
 use crate::facts::Id;
 use crate::follow::{Chosen, Health, Told, follow};
+use crate::leader::Leader;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,20 +28,11 @@ type Present = Mutex<Option<BTreeMap<Box<str>, Box<str>>>>;
 /// Keeps the ConfigMaps as they should be while `leading` is true; until dropped.
 pub async fn publish_bundle(
     cluster: &Cluster,
-    mut leading: watch::Receiver<bool>,
+    leading: watch::Receiver<bool>,
     bundle: watch::Receiver<Arc<str>>,
     namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
 ) {
-    loop {
-        // an error would mean that the other end is gone, and this with it
-        if leading.wait_for(|leads| *leads).await.is_err() {
-            return std::future::pending().await;
-        }
-        tokio::select! {
-            () = lead(cluster, bundle.clone(), namespaces.clone()) => {}
-            _ = leading.wait_for(|leads| !leads) => {}
-        }
-    }
+    Leader::while_leading(leading, || lead(cluster, bundle.clone(), namespaces.clone())).await;
 }
 
 async fn lead(

@@ -89,8 +89,8 @@ enum Declaration {
 #[derive(Clone, Debug)]
 struct Kept {
     declaration: Declaration,
-    /// All but the status, to see whether it is another.
-    document: Value,
+    /// UID and generation: with both the same, its spec is.
+    version: (String, i64),
     status: Value,
 }
 
@@ -210,8 +210,8 @@ fn apply(kept: &mut BTreeMap<(Watched, Id), Kept>, kind: Watched, told: Told<Kep
 }
 
 fn put(kept: &mut BTreeMap<(Watched, Id), Kept>, key: (Watched, Id), object: Kept) -> bool {
-    let document = object.document.clone();
-    kept.insert(key, object).is_none_or(|before| before.document != document)
+    let version = object.version.clone();
+    kept.insert(key, object).is_none_or(|before| before.version != version)
 }
 
 impl Snapshot {
@@ -234,11 +234,12 @@ fn read(kind: Watched, object: DynamicObject) -> Option<(Id, Kept)> {
     let id = Id::new(&object.namespace().unwrap_or_default(), &object.name_any());
     let resource = kind.resource();
     let metadata = &object.metadata;
+    let version = (metadata.uid.clone().unwrap_or_default(), metadata.generation.unwrap_or_default());
     let created = metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
     let mut document = json!({
         "apiVersion": resource.api_version, "kind": resource.kind,
         "metadata": {
-            "namespace": id.namespace, "name": id.name, "uid": metadata.uid, "generation": metadata.generation.unwrap_or_default(),
+            "namespace": id.namespace, "name": id.name, "uid": version.0, "generation": version.1,
             "creationTimestamp": created.unwrap_or_default(),
         },
     });
@@ -254,7 +255,7 @@ fn read(kind: Watched, object: DynamicObject) -> Option<(Id, Kept)> {
     if declaration.is_none() {
         tracing::warn!(kind = resource.kind, namespace = %id.namespace, name = %id.name, "an object that cannot be read is left out");
     }
-    Some((id, Kept { declaration: declaration?, document, status }))
+    Some((id, Kept { declaration: declaration?, version, status }))
 }
 
 fn whole<T: DeserializeOwned>(document: &Value) -> Option<T> {

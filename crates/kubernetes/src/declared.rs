@@ -96,11 +96,6 @@ impl Snapshot {
         ends.filter_map(|end| UnixTime::try_from(end.as_second()).ok()).filter(|end| *end > now).min()
     }
 
-    /// How many routes there are.
-    pub fn routes(&self) -> usize {
-        self.http.len() + self.grpc.len()
-    }
-
     /// The Services of which an object holds a single instance, by the name of its pod.
     pub fn held_instances(&self) -> BTreeSet<ServiceId> {
         let held = self.ours.iter().filter(|object| object.meta.id.kind == Kind::BreakerOverride);

@@ -78,6 +78,20 @@ impl Leader {
         self.leading.subscribe()
     }
 
+    /// Does `what` while this replica leads, anew each time that it begins to; until dropped.
+    pub async fn while_leading<F: Future<Output = ()>>(mut leading: watch::Receiver<bool>, what: impl Fn() -> F) {
+        loop {
+            // an error would mean that the other end is gone, and this with it
+            if leading.wait_for(|leads| *leads).await.is_err() {
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                () = what() => {}
+                _ = leading.wait_for(|leads| !leads) => {}
+            }
+        }
+    }
+
     /// A candidate until dropped.
     ///
     /// # Drop behavior

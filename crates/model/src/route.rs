@@ -14,7 +14,7 @@ pub use change::{
     Edits, Filters, HeaderEdits, MAX_EDITS, MAX_MIRRORS, Mirror, PathEdit, REDIRECTS, Redirect, Scheme, is_replacement,
     may_edit,
 };
-pub use cors::{CORS_FIELDS, Cors, CorsWords, List, MAX_CORS, MAX_CORS_AGE, Preflight};
+pub use cors::{CORS_FIELDS, Cors, CorsWords, List, MAX_CORS, MAX_CORS_AGE, Preflight, is_token};
 pub use matching::{HeaderMatch, Match, PathMatch, QueryMatch, Request, ValueMatch};
 pub use pattern::Pattern;
 pub use size::{MAX_PATTERNS, MAX_RULES, SOURCES, Size};

@@ -4,7 +4,7 @@ use super::object::{HttpMatch, HttpRoute, HttpRule};
 use super::rank::{Rank, Specific};
 use super::{Input, Told, Translated, filter, matching, parents, policy};
 use crate::known::{RouteId, RouteKind};
-use fusewire_model::route::{Filters, MAX_PATTERNS, Match, PathEdit, PathMatch, Rule};
+use fusewire_model::route::{Filters, MAX_PATTERNS, Match, PathEdit, PathMatch, Rule, is_token};
 
 pub(super) fn translated<'a>(input: &Input<'_>, route: &'a HttpRoute) -> Translated<'a> {
     let mut one = Translated::new(RouteKind::Http, &route.metadata, &route.spec.parent_refs);
@@ -73,7 +73,7 @@ fn replaces_prefix(filters: &Filters) -> bool {
 fn of_match(told: &mut Told, wanted: &HttpMatch, path: &str) -> Match {
     told.unknown(path, &wanted.rest);
     let methods = wanted.method.iter().filter(|method| {
-        let known = matching::is_token(method) && !method.bytes().any(|b| b.is_ascii_lowercase());
+        let known = is_token(method) && !method.bytes().any(|b| b.is_ascii_lowercase());
         if !known {
             told.unsupported(format_args!("{path}.method"), "is no method");
         }

@@ -2,7 +2,7 @@
 
 use super::Told;
 use super::object::Named;
-use fusewire_model::route::{HeaderMatch, Pattern, QueryMatch, ValueMatch};
+use fusewire_model::route::{HeaderMatch, Pattern, QueryMatch, ValueMatch, is_token};
 use std::collections::BTreeSet;
 
 /// Of a header's or a parameter's value.
@@ -79,10 +79,4 @@ pub(super) fn path(told: &mut Told, text: &str, path: &str) -> Option<String> {
         told.unsupported(path, "must begin with '/', be percent-encoded, and be without '?' and '#'");
     }
     fits.then(|| text.to_owned())
-}
-
-/// RFC 9110, section 5.6.2.
-pub(super) fn is_token(text: &str) -> bool {
-    let ok = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    (1..=256).contains(&text.len()) && text.bytes().all(ok)
 }

@@ -99,8 +99,8 @@ impl Cors {
             });
             named.collect::<Vec<String>>()
         };
-        let field = |word: String| Some(word.to_ascii_lowercase()).filter(|word| is_word(word));
-        let methods = names(List::Methods, methods, &|word| Some(word).filter(|word| is_word(word)), "is no method");
+        let field = |word: String| Some(word.to_ascii_lowercase()).filter(|word| is_token(word));
+        let methods = names(List::Methods, methods, &|word| Some(word).filter(|word| is_token(word)), "is no method");
         let headers = names(List::Headers, headers, &field, "is no header's name");
         let expose = names(List::Expose, expose, &field, "is no header's name");
         let origins = origins.into_iter().enumerate().filter_map(|(at, word)| {
@@ -240,8 +240,8 @@ fn parts(origin: &str) -> Option<(Scheme, &str, u16)> {
     (!host.is_empty() && host.bytes().all(ok)).then_some((scheme, host, port))
 }
 
-/// RFC 9110, 5.6.2.
-fn is_word(text: &str) -> bool {
+/// A method's or a field's name (RFC 9110, 5.6.2), of at most 256 bytes.
+pub fn is_token(text: &str) -> bool {
     let ok = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     (1..=256).contains(&text.len()) && text.bytes().all(ok)
 }
@@ -262,7 +262,7 @@ impl Preflight {
         };
         let (origin, method) = (first("origin")?, first("access-control-request-method")?);
         let headers = first("access-control-request-headers").filter(|text| is_field_value(text) && !text.is_empty());
-        is_word(&method).then_some(Self { origin, method, headers })
+        is_token(&method).then_some(Self { origin, method, headers })
     }
 }
 
