@@ -11,6 +11,7 @@ use fusewire_testkit::{KubeApi, Mesh, Process, eventually, free_port};
 use http::Response;
 use http_body_util::Full;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -308,6 +309,27 @@ fn a_route_for_one_name_is_for_every_name_and_address_of_the_service() {
     for host in ["web", "web.shop", "web.shop.svc.cluster.local", "10.96.0.1:80"] {
         is_served(&caller, host, "canary");
     }
+}
+
+/// As it is without a mesh: peers of a cluster of their own, and who collects metrics, mean one pod.
+#[test]
+fn who_calls_a_pods_own_address_reaches_that_pod_and_no_other() {
+    let town = Town::new("");
+    let a = Pod::start("pod-a", 0);
+    let b = Pod::start("pod-b", a.app.port);
+    town.service("web", "10.96.0.1");
+    town.serves("web", &[(&a, true), (&b, true)]);
+    let caller = town.joins("caller", "front", None);
+    for pod in [&a, &b] {
+        let own = format!("{}:{}", pod.ip, pod.app.port);
+        is_served(&caller, &own, &pod.name);
+        let answers: BTreeSet<String> = (0..20).map(|_| said(&caller, &own).1).collect();
+        assert_eq!(answers, BTreeSet::from([pod.name.clone()]));
+    }
+    let all: BTreeSet<String> = (0..200).map(|_| said(&caller, "web").1).collect();
+    assert_eq!(all.len(), 2, "the Service is both");
+    a.fails.store(true, Ordering::Relaxed);
+    assert_eq!(said(&caller, &format!("{}:{}", a.ip, a.app.port)), (500, "pod-a".into()), "no other in its place");
 }
 
 #[test]

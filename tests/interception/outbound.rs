@@ -274,3 +274,81 @@ fn nor_where_the_sidecar_calls_an_instance_in_clear() {
     assert!(world.metric(1, "fusewire_intercept_refused_total") >= 5.0);
     eventually("none is left", || world.metric(1, "fusewire_downstream_connections") < 5.0);
 }
+
+/// Of a service that has an address of its own and routes: each request takes them, whatever name the caller used, and what is
+/// no HTTP goes to the service itself.
+#[test]
+fn who_calls_a_services_own_address_takes_its_routes_by_any_name_and_bytes_go_to_the_service() {
+    let routed = "
+services:
+  shop:
+    addresses: ['10.77.9.9:80', '10.77.9.9:7']
+    instances: [{id: shop-1, address: '10.77.0.2:8080', sidecar: '10.77.0.2:15008'}]
+  secure:
+    identity: shop
+    addresses: ['10.77.9.9:443']
+    instances: [{id: secure-1, address: '10.77.0.2:8084', sidecar: '10.77.0.2:15008'}]
+routes:
+  shop: {rules: [{match: {path: {prefix: /old}}, redirect: {path: {prefix: /new}}}, {to: shop}]}
+  secure: {rules: [{match: {path: {prefix: /x}}, to: shop}, {to: shop}]}
+";
+    let world = World::new(routed);
+    world.host(1).told("ip", &["route", "add", "default", "via", "10.77.0.3"]);
+    world.intercept(1, &[]);
+    for args in
+        [&[][..], &["-H", "Host: elsewhere.example"], &["-H", "Host:", "--http1.0"], &["--http2-prior-knowledge"]]
+    {
+        let answer = curl(world.host(1), &[args, &["http://10.77.9.9/by-address"]].concat());
+        assert_eq!(answer, (200, "shop /by-address from=127.0.0.1 fields=\n".into()), "{args:?}");
+        let (status, _) = curl(world.host(1), &[args, &["http://10.77.9.9/old"]].concat());
+        assert_eq!(status, 302, "{args:?}");
+    }
+    assert_eq!(World::logged(&world.shop, "/by-address")["peer"], "spiffe://fusewire.local/web");
+    let answer = curl(world.host(1), &["-k", "https://10.77.9.9/tls"]);
+    assert_eq!(
+        answer,
+        (200, "shop /tls from=127.0.0.1 fields=\n".into()),
+        "a route looks at requests, and TLS shows none"
+    );
+}
+
+/// 10.77.9.9 is nowhere: only what TLS names in clear gives it a meaning.
+#[test]
+fn tls_to_an_address_that_the_mesh_does_not_know_goes_by_the_name_that_it_asks_for() {
+    let secure =
+        "\nservices: {shop: {instances: [{id: shop-1, address: '10.77.0.2:8084', sidecar: '10.77.0.2:15008'}]}}\n";
+    for unknown in ["allow", "refuse"] {
+        let world = World::with(secure, unknown);
+        world.host(1).told("ip", &["route", "add", "default", "via", "10.77.0.3"]);
+        world.intercept(1, &[]);
+        let web = world.host(1);
+        let answer = curl(web, &["-k", "--connect-to", "shop:443:10.77.9.9:443", "https://shop/named"]);
+        assert_eq!(answer, (200, "shop /named from=127.0.0.1 fields=\n".into()), "{unknown}");
+        eventually("it came by the mesh", || {
+            World::log_of(&world.shop).iter().any(|line| line["peer"] == "spiffe://fusewire.local/web")
+        });
+        let stranger = ["-k", "--connect-to", "other:8084:10.77.0.3:8084", "https://other:8084/a"];
+        assert_eq!(curl(web, &stranger).0, if unknown == "allow" { 200 } else { 0 }, "{unknown}: a name of nobody");
+        assert_eq!(
+            curl(web, &["-k", "https://10.77.0.3:8084/a"]).0,
+            if unknown == "allow" { 200 } else { 0 },
+            "no name"
+        );
+    }
+}
+
+/// Neither says where its message ends. The limits below are far above what it takes and far below what a request that is slow
+/// to come is waited for.
+#[test]
+fn a_first_message_of_one_word_is_no_request_that_is_waited_for() {
+    let undeclared = "\nservices: {echo: {identity: shop, instances: [{id: echo-1, address: '10.77.0.2:8081', sidecar: '10.77.0.2:15008'}]}}\n";
+    let world = World::new(undeclared);
+    world.intercept(1, &[]);
+    for address in ["10.77.0.2", "10.77.0.3"] {
+        let script = format!(
+            "import socket\nc = socket.create_connection(('{address}', 8081), 5)\nc.sendall(b'ping')\nprint(c.recv(4).decode())\n\
+             c = socket.create_connection(('{address}', 8081), 5)\nc.sendall(b'over')\nc.shutdown(socket.SHUT_WR)\nprint(c.recv(4).decode())"
+        );
+        assert_eq!(world.host(1).told("python3", &["-c", &script]), "ping\nover\n", "{address}");
+    }
+}

@@ -104,6 +104,7 @@ fn service(service: &ServiceSettings) -> v1::Service {
         health: service.health.as_ref().map(health_check),
         plain_callers: service.plain.callers == Plain::Allow,
         plain_instances: service.plain.instances == Plain::Allow,
+        direct: service.direct,
     }
 }
 

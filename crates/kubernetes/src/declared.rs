@@ -351,10 +351,13 @@ impl<'a> InForce<'a> {
         let targeted = output.policies.iter().chain(written.policies.values());
         let whole =
             targeted.filter_map(|policy| Some((policy.target.as_ref().filter(|t| t.labels.is_empty())?, policy)));
-        let services = whole.map(|(target, policy)| (&target.service, policy));
+        let mut services = BTreeMap::new();
+        for (target, policy) in whole {
+            services.entry(&target.service).or_insert(policy);
+        }
         let rules = output.route_policies.iter();
         let rules = rules.filter_map(|(target, name)| Some((target, *by_name.get(name)?)));
-        Self { written, services: services.collect(), rules: rules.collect() }
+        Self { written, services, rules: rules.collect() }
     }
 
     /// As the mesh has it: what the service names, else what targets it, else `default`, else built in.

@@ -15,9 +15,9 @@ use crate::follow::{Chosen, Health, follow};
 use crate::index::{Facts, Other};
 use crate::known::{KnownService, Port, ServiceId};
 use crate::settle::Settled;
-use crate::translate::{Endpoint, Setting};
+use crate::translate::{Endpoint, Setting, speaks};
 use fusewire_model::ServiceName;
-use fusewire_model::service::Service;
+use fusewire_model::service::{Protocol, Service};
 use futures_util::{StreamExt, future::ready, stream};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service as ServiceObject};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -153,9 +153,15 @@ impl Discovery {
         let facts = lock(&self.facts);
         let one = |(id, service): (&Id, &ServiceFacts)| {
             let of: ServiceId = (id.namespace.to_string(), id.name.to_string());
-            let port = |port: &ServicePort| Port { name: port.name.to_string(), number: port.port };
+            let namespace = facts.namespaces.get(&id.namespace);
+            let port = |port: &ServicePort| {
+                let is_opaque = speaks(service, namespace, port) == Protocol::Opaque;
+                Port { name: port.name.to_string(), number: port.port, is_opaque }
+            };
+            let ports = service.ports.iter().map(port).collect();
             let instances = pods.get(&of).cloned().unwrap_or_default();
-            (of, KnownService { ports: service.ports.iter().map(port).collect(), instances })
+            let (is_headless, is_external) = (service.is_headless, service.external.is_some());
+            (of, KnownService { ports, is_headless, is_external, instances })
         };
         facts.services.iter().map(one).collect()
     }

@@ -19,8 +19,8 @@
 //! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters of kind
 //! `ExtensionRef`, `RequestRedirect` beside another filter or where it changes nothing, filters of backends other than header
 //! edits, edits of headers that frame a message or name the host, retries of statuses below 500, and every field that this build
-//! does not know (of the experimental channel: `externalAuth`, `sessionPersistence`, `useDefaultGateways`). A route that wants
-//! any of it is not used at all.
+//! does not know (of the experimental channel: `externalAuth`, `sessionPersistence`, `useDefaultGateways`). A rule that wants
+//! any of it is answered with 500, and `PartiallyInvalid` says so; a route that has no other rule is not used at all.
 //!
 //! Invariant: nothing that an object says is left out in silence, and no object can make the whole fail.
 
@@ -36,6 +36,7 @@ mod refs;
 mod status;
 #[cfg(test)]
 mod tests;
+mod translated;
 
 use crate::known::{KnownService, RouteId, RouteKind, ServiceId};
 use fusewire_model::policy::Policy;
@@ -46,6 +47,7 @@ pub use policy::policy_prefix;
 use rank::Rank;
 pub use status::{Condition, ParentStatus, RouteStatus};
 use std::collections::{BTreeMap, BTreeSet};
+use translated::{Dropped, Translated};
 
 /// What is in the cluster.
 pub struct Input<'a> {
@@ -75,21 +77,13 @@ pub struct Output {
     pub statuses: Vec<RouteStatus>,
 }
 
-/// One object, as far as it could be understood.
-struct Translated<'a> {
-    kind: RouteKind,
-    metadata: &'a Metadata,
-    parents: &'a [ParentRef],
-    rules: Vec<(Rank, Rule)>,
-    policies: Vec<Policy>,
-    told: Told,
-}
-
 /// What is to be said of an object.
 #[derive(Default)]
 struct Told {
-    /// Where, and why that cannot be had.
+    /// Where, and why that cannot be had: of the whole object, or of the rule that is being read.
     unsupported: Vec<String>,
+    /// Rules that are not in force, by their indices, and why.
+    dropped: BTreeMap<usize, (Dropped, Vec<String>)>,
     /// References that lead nowhere: the reason, and what was meant.
     unresolved: Vec<(&'static str, String)>,
 }
@@ -118,7 +112,7 @@ pub fn translate(input: &Input<'_>) -> Output {
     let http = input.http.iter().map(|route| http::translated(input, route));
     let all: Vec<Translated<'_>> = http.chain(input.grpc.iter().map(|route| grpc::translated(input, route))).collect();
     let mut attached = Attached::new();
-    for (index, one) in all.iter().enumerate().filter(|(_, one)| one.told.unsupported.is_empty()) {
+    for (index, one) in all.iter().enumerate().filter(|(_, one)| one.is_usable()) {
         for parent in one.parents.iter().filter(|parent| parent.is_service()) {
             let (id, ports) = parents::ports(input, one, parent).unwrap_or_default();
             for port in ports.into_iter().filter(|port| !parents::is_routed(input, &id, *port)) {

@@ -14,7 +14,7 @@ use std::ops::Bound;
 #[derive(Default)]
 pub(crate) struct Facts {
     pub(crate) services: BTreeMap<Id, ServiceFacts>,
-    /// Counts the times that one of them was another.
+    /// Counts the times that one of them, or what its namespace says of it, was another.
     pub(crate) services_version: u64,
     /// By namespace, Service and name of the slice.
     pub(crate) slices: BTreeMap<(Id, Box<str>), SliceFacts>,
@@ -321,6 +321,7 @@ impl Facts {
         }
         let of = |id: &&Id| touched.contains(&id.namespace);
         let dirty: Vec<Id> = self.services.keys().filter(of).cloned().collect();
+        self.services_version += u64::from(!dirty.is_empty());
         self.soil(dirty);
     }
 }

@@ -14,6 +14,8 @@ pub struct Port {
     /// Empty where it has none.
     pub name: String,
     pub number: u16,
+    /// Declared to carry bytes: what is routed by requests has no part in it.
+    pub is_opaque: bool,
 }
 
 /// A Service that exists.
@@ -21,6 +23,10 @@ pub struct Port {
 pub struct KnownService {
     /// In the order in which it lists them.
     pub ports: Vec<Port>,
+    /// It has no address of its own: who calls it calls an instance.
+    pub is_headless: bool,
+    /// It is another's name (`ExternalName`).
+    pub is_external: bool,
     /// The instances' ids by the names of their pods.
     pub instances: BTreeMap<String, String>,
 }

@@ -122,6 +122,15 @@ pub(crate) fn has_two_meanings(namespace: &str) -> bool {
     namespace == "svc" || namespace.parse::<u16>().is_ok_and(|port| port.to_string() == namespace)
 }
 
+/// What a port is declared to speak.
+pub(crate) fn speaks(service: &ServiceFacts, namespace: Option<&NamespaceFacts>, port: &ServicePort) -> Protocol {
+    let wishes = [Some(&service.wishes), namespace.map(|namespace| &namespace.wishes)];
+    if wishes.into_iter().flatten().any(|wishes| wishes.opaque.contains(&port.port)) {
+        return Protocol::Opaque;
+    }
+    protocol(port.app_protocol.as_deref(), &port.name)
+}
+
 struct Of<'a> {
     setting: &'a Setting,
     found: &'a Found<'a>,
@@ -136,8 +145,9 @@ impl<'a> Of<'a> {
         let identity = SpiffeId::of(&self.setting.trust_domain, &format!("ns/{namespace}/svc/{name}")).ok()?;
         let facts = self.found.service;
         let mut service = Service::new(own.clone(), identity);
-        service.protocol = self.protocol(port);
+        service.protocol = speaks(self.found.service, self.found.namespace, port);
         service.plain = self.plain();
+        service.direct = true; // as it is without a mesh: peers of a cluster, and who collects metrics, mean one pod
         service.authorities = self.authorities(&format!("{name}.{namespace}"), port.port, is_default);
         if !is_first {
             service.authorities.extend(Authority::parse(own.as_str()));
@@ -150,14 +160,6 @@ impl<'a> Of<'a> {
             refresh: REFRESH,
         });
         Some(service)
-    }
-
-    fn protocol(&self, port: &ServicePort) -> Protocol {
-        let wishes = [Some(&self.found.service.wishes), self.found.namespace.map(|namespace| &namespace.wishes)];
-        if wishes.into_iter().flatten().any(|wishes| wishes.opaque.contains(&port.port)) {
-            return Protocol::Opaque;
-        }
-        protocol(port.app_protocol.as_deref(), &port.name)
     }
 
     fn plain(&self) -> PlainDefaults {

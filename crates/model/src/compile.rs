@@ -83,6 +83,9 @@ impl Closure<'_> {
     }
 
     fn route(&mut self, table: &Arc<RouteTable>) -> Key {
+        if let Some(service) = &table.service {
+            self.service(service);
+        }
         for rule in &table.rules {
             let backends = rule.backends.iter().filter_map(|backend| backend.service.as_ref());
             for service in backends.chain(rule.mirrors().iter().map(|mirror| &mirror.service)) {

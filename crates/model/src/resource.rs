@@ -67,6 +67,8 @@ pub struct ServiceSettings {
     pub health: Option<HealthCheck>,
     /// Where its policy does not say.
     pub plain: PlainDefaults,
+    /// Who calls an instance's own address means that one.
+    pub direct: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -36,6 +36,9 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteTable {
     pub authority: Authority,
+    /// The service that is called so, which need not exist. What comes to an address of it and is no HTTP has no part in the
+    /// rules, and is carried there.
+    pub service: Option<ServiceName>,
     pub rules: Vec<Rule>,
 }
 
@@ -143,7 +146,7 @@ impl RouteTable {
             policy: None,
             filters: None,
         };
-        Self { authority: Authority::of_service(service), rules: vec![rule] }
+        Self { authority: Authority::of_service(service), service: Some(service.clone()), rules: vec![rule] }
     }
 
     /// The first rule that matches.
@@ -251,7 +254,7 @@ mod tests {
     fn the_first_rule_that_matches_wins() {
         let under = |prefix: &str| Match { path: PathMatch::Prefix(prefix.into()), ..Match::default() };
         let rules = vec![rule("a", under("/a/b"), &[]), rule("b", under("/a"), &[]), rule("c", under("/a/b/c"), &[])];
-        let table = RouteTable { authority: Authority::parse("x").expect("an authority"), rules };
+        let table = RouteTable { authority: Authority::parse("x").expect("an authority"), service: None, rules };
         let found = |path| table.find(&Get(path)).map(|rule| rule.name.as_str());
         assert_eq!((found("/a/b/c"), found("/a/c"), found("/c")), (Some("a"), Some("b"), None));
     }

@@ -29,6 +29,8 @@ pub struct Service {
     pub addresses: Vec<SocketAddr>,
     /// Never written, always found.
     pub plain: PlainDefaults,
+    /// Who calls an instance's own address means that one, and not the service. Never written, always found.
+    pub direct: bool,
 }
 
 impl Service {
@@ -46,6 +48,7 @@ impl Service {
             authorities: Vec::new(),
             addresses: Vec::new(),
             plain: PlainDefaults::default(),
+            direct: false,
         }
     }
 }

@@ -160,7 +160,7 @@ impl World {
         let mut world = Self {
             version: "".into(),
             services: Arc::default(),
-            routes: Arc::new(fold::routes(&mesh.routes)),
+            routes: Arc::default(),
             policies: Arc::new(policies),
             addresses: Arc::default(),
             names: Arc::new(fold::Names::of(&mesh)),
@@ -168,6 +168,7 @@ impl World {
             inbound: Arc::default(),
             mesh,
         };
+        world.routes = Arc::new(fold::routes(&world.mesh.routes, &world.names));
         world.version = world.hash().into();
         let names: BTreeSet<&ServiceName> = world.mesh.services.keys().chain(found.keys()).collect();
         let mut services = BTreeMap::new();
@@ -259,9 +260,12 @@ impl World {
     pub fn route_at(&self, address: SocketAddr) -> Option<&Arc<RouteTable>> {
         self.route_to(self.names.addresses.get(&address)?)
     }
-    /// The table of the first of its authorities that has one, else the implicit one.
+    /// The table of the first of its authorities that has one, else that of its name, else the implicit one.
     fn route_to(&self, name: &ServiceName) -> Option<&Arc<RouteTable>> {
-        let written = || self.mesh.services.get(name)?.authorities.iter().find_map(|a| self.routes.get(a));
+        let written = || {
+            let called = self.mesh.services.get(name)?.authorities.iter().find_map(|a| self.routes.get(a));
+            called.or_else(|| self.routes.get(&Authority::of_service(name)))
+        };
         if !self.routes.is_empty()
             && let Some(table) = written()
         {

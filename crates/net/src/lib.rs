@@ -19,7 +19,7 @@ mod transparent;
 pub use both::{Moved, Socket, copy_both};
 pub use descriptors::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use detect::{Detected, detect};
-pub use opening::{Opening, opening};
+pub use opening::{Opening, Patience, opening};
 pub use original::{canonical, original_destination};
 pub use prefixed::Prefixed;
 pub use socket::{connect, lacks_ipv6, listen, reset_on_close, tune};

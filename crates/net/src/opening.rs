@@ -4,7 +4,8 @@
 //! whose bytes are not to be touched. What a lenient server could take for HTTP is HTTP here, or a caller who writes it badly
 //! would get round whoever checks it. It deliberately judges no request: whether it is well-formed is for whoever serves it.
 //!
-//! Invariant: as in `detect`, the verdict depends on the bytes alone, and every byte is given back.
+//! Invariant: as in `detect`, the verdict depends on the bytes and on how long the caller paused behind them, never on how they
+//! were cut; and every byte is given back.
 
 use crate::Prefixed;
 use crate::detect::H2_PREFACE;
@@ -19,6 +20,8 @@ const MAX_HEAD: usize = 16 << 10;
 const MAX_METHOD: usize = 32;
 /// Nor a first word; but a lenient server may take one for a method.
 const WORDS: usize = 64;
+/// RFC 9110, section 9.3, and RFC 5789.
+const METHODS: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -32,15 +35,20 @@ pub enum Opening {
     Other,
 }
 
-/// `silence`: how long it may take to the first byte. `limit`: how long in all.
-pub async fn opening<T: AsyncRead + Unpin>(
-    mut io: T,
-    silence: Duration,
-    limit: Duration,
-) -> io::Result<(Opening, Prefixed<T>)> {
+/// How long a caller is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// To its first byte.
+    pub silence: Duration,
+    /// To the next byte, behind a first word that no method of HTTP is: then it is [`Opening::Other`].
+    pub pause: Duration,
+    pub all: Duration,
+}
+
+pub async fn opening<T: AsyncRead + Unpin>(mut io: T, patience: Patience) -> io::Result<(Opening, Prefixed<T>)> {
     let mut head = BytesMut::with_capacity(1024);
     let reading = async {
-        match tokio::time::timeout(silence, io.read_buf(&mut head)).await {
+        match tokio::time::timeout(patience.silence, io.read_buf(&mut head)).await {
             Ok(Ok(1..)) => {}
             Ok(_) => return Ok(Opening::Other),
             Err(_) => return Ok(Opening::Silent),
@@ -55,18 +63,35 @@ pub async fn opening<T: AsyncRead + Unpin>(
                 return io::Result::Ok(verdict);
             }
             seen = head.len();
-            if io.read_buf(&mut head).await? == 0 {
-                return Ok(unfinished());
+            let is_strange = is_strange(&head);
+            let pause = if is_strange { patience.pause } else { patience.all };
+            match tokio::time::timeout(pause, io.read_buf(&mut head)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(0)) | Err(_) => return Ok(unfinished(is_strange)),
             }
         }
     };
-    let verdict = tokio::time::timeout(limit, reading).await.unwrap_or(Ok(unfinished()))?;
+    let read = tokio::time::timeout(patience.all, reading).await;
+    let verdict = read.unwrap_or_else(|_| Ok(unfinished(is_strange(&head))))?;
     Ok((verdict, Prefixed::new(head.freeze(), io)))
 }
 
 /// A beginning that was not enough for a verdict.
-fn unfinished() -> Opening {
-    Opening::Http1(String::new())
+fn unfinished(is_strange: bool) -> Opening {
+    if is_strange { Opening::Other } else { Opening::Http1(String::new()) }
+}
+
+/// Whether it is a line without its end, and begins with what no method is: a message of another protocol, most likely.
+fn is_strange(head: &[u8]) -> bool {
+    let word = head.split(|byte| !is_letter(byte)).next().unwrap_or_default();
+    let is_method = |method: &&[u8]| if word.len() == head.len() { method.starts_with(word) } else { *method == word };
+    !head.contains(&b'\n') && !METHODS.iter().any(is_method) && !H2_PREFACE.starts_with(head)
+}
+
+/// Of what methods in use are made of.
+fn is_letter(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || *byte == b'-' || *byte == b'_'
 }
 
 /// `None`: more is needed.
@@ -80,12 +105,23 @@ fn verdict(head: &[u8]) -> Option<Opening> {
     }
     let badly = || Some(Opening::Http1(String::new()));
     if head[0].is_ascii_whitespace() {
-        return badly(); // servers may pass over empty lines (RFC 9112, section 2.2)
+        // servers may pass over empty lines (RFC 9112, section 2.2); PROXY protocol's second version begins with some
+        return match head.iter().take(WORDS + 1).find(|b| !b.is_ascii_whitespace()) {
+            Some(byte) if !is_letter(byte) => Some(Opening::Other),
+            None if head.len() <= WORDS => None,
+            _ => badly(),
+        };
     }
-    let method = head.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-' || **b == b'_').count();
+    let method = head.iter().take_while(|b| is_letter(b)).count();
     match head.get(method) {
         _ if method == 0 => return Some(Opening::Other),
-        _ if method > WORDS => return badly(),
+        _ if method > WORDS => {
+            return match line(head) {
+                Some((line, _)) if is_request(line) => badly(),
+                None if head.len() < MAX_HEAD => None,
+                _ => Some(Opening::Other),
+            };
+        }
         None => return None,
         Some(b' ' | b'\t') if method <= MAX_METHOD && &head[..method] != b"CONNECT" => {}
         Some(b' ' | b'\t') => return badly(),
@@ -111,12 +147,17 @@ fn verdict(head: &[u8]) -> Option<Opening> {
     long()
 }
 
-/// Whether a line that is no request line may be taken for one: by what it asks for, or by its version.
+/// Whether a line that is no request line may be taken for one: by its version, or, where it has none, by what it asks for.
+/// RTSP and ICAP have versions of their own.
 fn is_request(line: &[u8]) -> bool {
     let mut words = line.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty()).skip(1);
     let target = words.next().unwrap_or_default();
     let is_target = target.starts_with(b"/") || target == b"*" || target.windows(3).any(|part| part == b"://");
-    is_target || words.last().is_some_and(|version| version.len() >= 5 && version[..5].eq_ignore_ascii_case(b"HTTP/"))
+    let version = words.last().unwrap_or_default();
+    if let Some(slash) = version.iter().position(|b| *b == b'/').filter(|slash| *slash > 0) {
+        return version[..slash].eq_ignore_ascii_case(b"HTTP");
+    }
+    is_target
 }
 
 /// Up to the line's end, and what is behind it.
@@ -136,6 +177,12 @@ fn target(line: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Patience = Patience {
+        silence: Duration::from_millis(300),
+        pause: Duration::from_millis(300),
+        all: Duration::from_secs(10),
+    };
 
     fn http1(host: &str) -> Opening {
         Opening::Http1(host.into())
@@ -163,6 +210,13 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHost: sho", http1("")),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Opening::Http2),
             (b"\x16\x03\x01\x02\x00", Opening::Tls),
+            (b"\n GET / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("")),
+            (b"GET x y HTTP/9\r\n", http1("")),
+            (b"PO", http1("")),
+            (b"DESCRIBE rtsp://shop/x RTSP/1.0\r\n", Opening::Other),
+            (b"\r\n\r\n\0\r\nQUIT\n", Opening::Other),
+            (b"\n\x05hello", Opening::Other),
+            (b"ping", Opening::Other),
             (b"EHLO shop\r\n", Opening::Other),
             (b"set key 0 0 5\r\n", Opening::Other),
             (b"PING\r\n", Opening::Other),
@@ -181,7 +235,8 @@ mod tests {
                     }
                 });
                 let ms = Duration::from_millis;
-                let (verdict, mut io) = opening(b, ms(500), ms(5_000)).await.unwrap();
+                let patience = Patience { silence: ms(500), pause: ms(500), all: ms(5_000) };
+                let (verdict, mut io) = opening(b, patience).await.unwrap();
                 writer.await.unwrap();
                 let mut all = Vec::new();
                 io.read_to_end(&mut all).await.unwrap();
@@ -194,8 +249,28 @@ mod tests {
     async fn a_server_that_speaks_first_waits_no_longer_than_the_silence() {
         let (_a, b) = tokio::io::duplex(64);
         let began = tokio::time::Instant::now();
-        let (verdict, _io) = opening(b, Duration::from_millis(300), Duration::from_secs(10)).await.unwrap();
+        let (verdict, _io) = opening(b, PATIENCE).await.unwrap();
         assert_eq!((verdict, began.elapsed()), (Opening::Silent, Duration::from_millis(300)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_of_one_word_waits_no_longer_than_a_pause_and_a_slow_request_does() {
+        for (said, wanted, waited) in [
+            ("ping", Opening::Other, PATIENCE.pause),
+            ("GETS", Opening::Other, PATIENCE.pause),
+            ("GE", http1(""), PATIENCE.all),
+            ("GET", http1(""), PATIENCE.all),
+            ("PRI * HTTP", http1(""), PATIENCE.all),
+            ("ping /", Opening::Other, PATIENCE.pause),
+            ("GET /", http1(""), PATIENCE.all),
+            ("X / HTTP/1.1\r\n", http1(""), PATIENCE.all),
+        ] {
+            let (mut a, b) = tokio::io::duplex(64);
+            tokio::io::AsyncWriteExt::write_all(&mut a, said.as_bytes()).await.unwrap();
+            let began = tokio::time::Instant::now();
+            let (verdict, _io) = opening(b, PATIENCE).await.unwrap();
+            assert_eq!((verdict, began.elapsed()), (wanted, waited), "{said}");
+        }
     }
 
     #[test]
@@ -207,9 +282,10 @@ mod tests {
         }
         assert_eq!(verdict(&head), Some(http1("")));
         let word = [b'x'; WORDS + 1];
-        assert_eq!(verdict(&word[1..]), None);
-        for after in ["", " / HTTP/1.1\r\n", ":"] {
-            assert_eq!(verdict(&[&word, after.as_bytes()].concat()), Some(http1("")));
+        let wanted = [("", None), (":", None), (":\n", Some(Opening::Other)), (" / HTTP/1.1\r\n", Some(http1("")))];
+        for (after, wanted) in wanted {
+            assert_eq!(verdict(&[&word, after.as_bytes()].concat()), wanted, "{after:?}");
         }
+        assert_eq!(verdict(&[b'x'; MAX_HEAD]), Some(Opening::Other));
     }
 }

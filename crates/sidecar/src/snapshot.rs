@@ -78,6 +78,8 @@ impl<T> Known<T> {
 }
 
 pub(crate) struct Route {
+    /// That is called so.
+    pub(crate) service: Option<Arc<Upstream>>,
     pub(crate) rules: Vec<RouteRule>,
     pub(crate) others: Others,
 }
@@ -192,15 +194,20 @@ impl Route {
         let backends = vec![Backend::to(upstream.name.clone(), 1)];
         let name = upstream.name.to_string();
         let rule = Rule { name, matches: Match::default(), backends, policy: None, filters: None };
-        let upstreams = vec![Some(upstream)];
-        Self { rules: vec![RouteRule { rule, upstreams, filters: None, policy: None, scope: None, metrics }], others }
+        let upstreams = vec![Some(upstream.clone())];
+        let rule = RouteRule { rule, upstreams, filters: None, policy: None, scope: None, metrics };
+        Self { service: Some(upstream), rules: vec![rule], others }
     }
 
-    /// Where it leads to one service whatever is asked, that one.
-    pub(crate) fn only(&self) -> Option<Arc<Upstream>> {
-        let [RouteRule { rule, upstreams, .. }] = self.rules.as_slice() else { return None };
-        let [upstream] = upstreams.as_slice() else { return None };
-        upstream.clone().filter(|_| rule.matches == Match::default())
+    /// Where what is no HTTP goes, which the rules do not look at: to the service that is called so; where none is, to the one
+    /// that everything goes to whatever is asked.
+    pub(crate) fn of_bytes(&self) -> Option<Arc<Upstream>> {
+        let only = || {
+            let [RouteRule { rule, upstreams, .. }] = self.rules.as_slice() else { return None };
+            let [upstream] = upstreams.as_slice() else { return None };
+            upstream.clone().filter(|_| rule.matches == Match::default())
+        };
+        self.service.clone().or_else(only)
     }
 
     /// The first rule that matches, and the backend that `random` falls on.
@@ -234,10 +241,7 @@ impl RouteRule {
     }
 
     fn redirected(&self, redirect: &Redirect, request: &impl Request) -> Fault {
-        let Some(location) = redirect.location(request, &self.rule.matches.path) else {
-            return Fault::BadRoute("the route's redirect leads to where the request came from");
-        };
-        let Ok(location) = HeaderValue::try_from(location) else {
+        let Ok(location) = HeaderValue::try_from(redirect.location(request, &self.rule.matches.path)) else {
             return Fault::BadRequest("the target is not ASCII".into());
         };
         let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);

@@ -50,7 +50,7 @@ reasons! {
     Preflight = "preflight", 204, UNIMPLEMENTED;
     /// What the route's rule names for this share of the requests does not exist, or may not be used.
     NoBackend = "no-backend", 500, UNAVAILABLE;
-    /// What the route's rule makes of the request cannot be sent: no valid path, or a redirect to where it came from.
+    /// What the route's rule makes of the request cannot be sent: no valid path.
     BadRoute = "bad-route", 500, INTERNAL;
     /// The peer's identity, or its lack of one, is not let in; or talking in clear is not allowed.
     Denied = "denied", 403, PERMISSION_DENIED;

@@ -1,6 +1,6 @@
 //! The verdict on a connection's first bytes does not depend on how they came, and none of them is lost.
 
-use fusewire_net::{Detected, Opening, detect, opening};
+use fusewire_net::{Detected, Opening, Patience, detect, opening};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -46,7 +46,8 @@ async fn verdict(data: &[u8], at: Option<usize>) -> Detected {
 async fn opened(data: &[u8], at: Option<usize>) -> Opening {
     let io = Pieces { rest: data, at, read: 0 };
     let limit = Duration::from_secs(5);
-    let (verdict, mut io) = opening(io, limit, limit).await.expect("reading memory does not fail");
+    let patience = Patience { silence: limit, pause: limit, all: limit };
+    let (verdict, mut io) = opening(io, patience).await.expect("reading memory does not fail");
     let mut all = Vec::new();
     io.read_to_end(&mut all).await.expect("reading memory does not fail");
     assert_eq!(all, data, "bytes were lost at {at:?}");

@@ -70,6 +70,7 @@ pub(super) fn service(name: &str, service: v1::Service) -> Result<ServiceSetting
         subsets: each(service.subsets, "subsets", MAX_SUBSETS, subset)?,
         health: service.health.map(health_check).transpose().at("health")?,
         plain: PlainDefaults { callers: plain(service.plain_callers), instances: plain(service.plain_instances) },
+        direct: service.direct,
     })
 }
 

@@ -8,7 +8,7 @@ use super::{At, Fault, authority, each, policy_name, service_name};
 use crate::v1;
 use fusewire_model::route::{
     Backend, Edits, HeaderMatch, MAX_PATTERNS, MAX_RULES, Match, PathMatch, Pattern, QueryMatch, RouteTable, Rule,
-    SOURCES, Size, ValueMatch,
+    SOURCES, Size, ValueMatch, is_token,
 };
 
 const MAX_BACKENDS: usize = 1_000;
@@ -20,13 +20,17 @@ pub(super) fn route(name: &str, route: v1::Route) -> Result<RouteTable, Fault> {
     if parsed.as_str() != name {
         return Err(Fault::new(format!("the name must be in its normal form, {:?}", parsed.as_str())));
     }
+    let service = match route.service.as_str() {
+        "" => None,
+        name => Some(service_name(name).at("service")?),
+    };
     at_most(SOURCES * MAX_PATTERNS, route.rules.iter().map(patterns).sum(), "regular expressions").at("rules")?;
     let rules = each(route.rules, "rules", SOURCES * MAX_RULES, rule)?;
     let mut size = Size::default();
     rules.iter().for_each(|rule| size += Size::of(rule));
     match size.excess_of_all() {
         Some(excess) => Err(Fault::new(excess)).at("rules"),
-        None => Ok(RouteTable { authority: parsed, rules }),
+        None => Ok(RouteTable { authority: parsed, service, rules }),
     }
 }
 
@@ -99,7 +103,7 @@ fn url_path(path: String) -> Result<String, Fault> {
 
 fn method(method: String) -> Result<String, Fault> {
     at_most(64, method.len(), "bytes")?;
-    if method.is_empty() || !method.bytes().all(|b| is_token(b) && !b.is_ascii_lowercase()) {
+    if !is_token(&method) || method.bytes().any(|b| b.is_ascii_lowercase()) {
         return Err(Fault::new("must be an upper-case HTTP method"));
     }
     Ok(method)
@@ -108,7 +112,7 @@ fn method(method: String) -> Result<String, Fault> {
 fn header(header: v1::HeaderMatch) -> Result<HeaderMatch, Fault> {
     let v1::HeaderMatch { name, value } = header;
     at_most(MAX_TEXT, name.len(), "bytes").at("name")?;
-    if name.is_empty() || !name.bytes().all(|b| is_token(b) && !b.is_ascii_uppercase()) {
+    if !is_token(&name) || name.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err(Fault::new("must be a lower-case header name")).at("name");
     }
     use v1::header_match::Value;
@@ -138,9 +142,4 @@ fn parameter(parameter: v1::QueryMatch) -> Result<QueryMatch, Fault> {
         Some(Value::Regex(text)) => ValueMatch::Regex(pattern(&text).at("regex")?),
     };
     Ok(QueryMatch { name: text(name, MAX_TEXT).at("name")?, value })
-}
-
-/// RFC 9110, section 5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -7,7 +7,10 @@ use fusewire_model::route::{
 };
 
 pub(super) fn route(table: &RouteTable) -> v1::Route {
-    v1::Route { rules: table.rules.iter().map(rule).collect() }
+    v1::Route {
+        rules: table.rules.iter().map(rule).collect(),
+        service: table.service.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
 }
 
 fn rule(rule: &Rule) -> v1::Rule {

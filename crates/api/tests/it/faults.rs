@@ -18,7 +18,7 @@ fn endpoints(instances: Vec<v1::Instance>) -> String {
 
 fn rule(backends: Vec<v1::Backend>) -> String {
     let rule = v1::Rule { name: "r[0]".into(), backends, ..v1::Rule::default() };
-    refused("shop:80", Body::Route(v1::Route { rules: vec![rule] }))
+    refused("shop:80", Body::Route(v1::Route { rules: vec![rule], service: String::new() }))
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn what_a_rule_may_not_change_is_refused_here_too() {
     let filtered = |filters: v1::Filters, backends: &[v1::Backend], matches: v1::Match| {
         let (backends, filters) = (backends.to_vec(), Some(filters));
         let rule = v1::Rule { name: "r[0]".into(), backends, filters, r#match: Some(matches), ..v1::Rule::default() };
-        refused("shop:80", Body::Route(v1::Route { rules: vec![rule] }))
+        refused("shop:80", Body::Route(v1::Route { rules: vec![rule], service: String::new() }))
     };
     let any = v1::Match::default;
     let label = |name: &str, value: &str| v1::Label { name: name.into(), value: value.into() };
@@ -115,7 +115,7 @@ fn what_a_rule_may_not_change_is_refused_here_too() {
 fn a_table_holds_so_many_patterns_and_no_more() {
     let matches = v1::Match { path: Some(v1::r#match::Path::Regex("/a".into())), ..v1::Match::default() };
     let rule = v1::Rule { r#match: Some(matches), ..v1::Rule::default() };
-    let said = refused("shop:80", Body::Route(v1::Route { rules: vec![rule; 4_001] }));
+    let said = refused("shop:80", Body::Route(v1::Route { rules: vec![rule; 4_001], service: String::new() }));
     assert!(said.contains("regular expressions"), "{said}");
 }
 

@@ -78,11 +78,10 @@ fn trust() -> impl Strategy<Value = Resource> {
 fn service() -> impl Strategy<Value = Resource> {
     let subset = (labels(), policy_name()).prop_map(|(labels, policy)| Subset { labels, policy });
     let defaults = (plain(), plain()).prop_map(|(callers, instances)| PlainDefaults { callers, instances });
-    (service_name(), protocol(), option::of(policy_name()), vec(subset, 0..3), health(), defaults).prop_map(
-        |(name, protocol, policy, subsets, health, plain)| {
-            Resource::Service(ServiceSettings { name, protocol, policy, subsets, health, plain }.into())
-        },
-    )
+    (service_name(), protocol(), option::of(policy_name()), vec(subset, 0..3), health(), defaults, any::<bool>())
+        .prop_map(|(name, protocol, policy, subsets, health, plain, direct)| {
+            Resource::Service(ServiceSettings { name, protocol, policy, subsets, health, plain, direct }.into())
+        })
 }
 
 pub(super) fn plain() -> impl Strategy<Value = Plain> {

@@ -140,7 +140,7 @@ fn complete(written: &mut Service, found: &Service) {
     if written.dns.is_none() && written.instances.is_empty() {
         written.dns.clone_from(&found.dns);
     }
-    written.plain = found.plain;
+    (written.plain, written.direct) = (found.plain, found.direct);
 }
 
 #[cfg(test)]

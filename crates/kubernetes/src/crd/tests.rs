@@ -27,10 +27,10 @@ fn service(name: &str) -> ServiceName {
 }
 
 fn translated(objects: &[Object]) -> Output {
-    let port = |name: &str, number| Port { name: name.into(), number };
+    let port = |name: &str, number| Port { name: name.into(), number, is_opaque: false };
     let instances = BTreeMap::from([("web-0".to_owned(), "uid-0".to_owned())]);
-    let web = KnownService { ports: vec![port("http", 80), port("admin", 9090)], instances };
-    let cart = KnownService { ports: vec![port("", 80)], instances: BTreeMap::new() };
+    let web = KnownService { ports: vec![port("http", 80), port("admin", 9090)], instances, ..KnownService::default() };
+    let cart = KnownService { ports: vec![port("", 80)], ..KnownService::default() };
     let id = |name: &str| ("shop".to_owned(), name.to_owned());
     let services = BTreeMap::from([(id("web"), web), (id("cart"), cart)]);
     let route = RouteId { kind: RouteKind::Http, namespace: "shop".into(), name: "front".into() };

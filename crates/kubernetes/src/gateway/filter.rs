@@ -7,14 +7,20 @@ use fusewire_model::route::{
     Authority, Backend, Cors, CorsWords, Edits, Filters, HeaderEdits, List, MAX_CORS_AGE, MAX_EDITS, Mirror, PathEdit,
     REDIRECTS, Redirect, Scheme, is_replacement, may_edit,
 };
+use std::collections::BTreeSet;
 
 /// What the rule at `path` does on the way. Filters of one kind that may stand only once, and stand there twice, are an object
-/// that no API server lets in.
-pub(super) fn filters(input: &Input<'_>, of: &mut Translated<'_>, all: &[Filter], path: &str) -> Filters {
+/// that no API server lets in. `None`: one is of somebody else's kind, without which no request may go on (Gateway API).
+pub(super) fn filters(input: &Input<'_>, of: &mut Translated<'_>, all: &[Filter], path: &str) -> Option<Filters> {
     let mut out = Filters::default();
+    let mut is_known = true;
     for (index, filter) in all.iter().enumerate() {
         let path = format!("{path}.filters[{index}]");
         if edit(&mut of.told, filter, &mut out.edits, &path) {
+            continue;
+        }
+        if is_extension(&mut of.told, filter, &path) {
+            is_known = false;
             continue;
         }
         if let ("CORS", Some(wanted)) = (filter.kind.as_str(), &filter.cors) {
@@ -38,10 +44,31 @@ pub(super) fn filters(input: &Input<'_>, of: &mut Translated<'_>, all: &[Filter]
             (kind, ..) => of.told.unsupported(format_args!("{path}.type"), format_args!("{kind} is not supported")),
         }
     }
-    if out.redirect.is_some() && (Filters { redirect: None, ..out.clone() }) != Filters::default() {
-        of.told.unsupported(format_args!("{path}.filters"), "others beside RequestRedirect are not supported");
+    if out.redirect.is_some() {
+        out.edits.request = HeaderEdits::default(); // nobody is sent it
+        if (Filters { redirect: None, ..out.clone() }) != Filters::default() {
+            of.told.unsupported(format_args!("{path}.filters"), "others beside RequestRedirect are not supported");
+        }
     }
-    out
+    is_known.then_some(out)
+}
+
+/// Whether `filter` is of another project's kind; if so, that is told.
+fn is_extension(told: &mut Told, filter: &Filter, path: &str) -> bool {
+    let ("ExtensionRef", Some(object::ExtensionRef { group, kind, name })) =
+        (filter.kind.as_str(), &filter.extension_ref)
+    else {
+        return false;
+    };
+    let why =
+        format!("{path}.extensionRef: {kind}.{group} {name} is no filter here: requests are answered with an error");
+    told.unresolved.push(("InvalidKind", why));
+    true
+}
+
+/// Where requests go that must not go on: their share is answered with an error.
+pub(super) fn nowhere() -> Backend {
+    Backend { service: None, weight: 1, edits: None }
 }
 
 /// Whether `filter` edits headers; if so, `edits` has what it says.
@@ -70,14 +97,17 @@ fn header_edits(told: &mut Told, modifier: &HeaderModifier, edits: &mut HeaderEd
     }
 }
 
+/// Of several for one name, whose case does not count, the first counts (Gateway API).
 fn fields(told: &mut Told, fields: &[Field], path: &str) -> Vec<(String, String)> {
-    let mut all = Vec::new();
+    let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
     for (index, field) in fields.iter().enumerate() {
         let path = format!("{path}[{index}]");
         told.unknown(&path, &field.rest);
         if !is_field_value(&field.value) {
             told.unsupported(format_args!("{path}.value"), "must be visible ASCII characters");
-        } else if let Some(name) = editable(told, &field.name, &format!("{path}.name")) {
+        } else if let Some(name) = editable(told, &field.name, &format!("{path}.name"))
+            && seen.insert(name.clone())
+        {
             all.push((name, field.value.clone()));
         }
     }
@@ -203,11 +233,13 @@ pub(super) fn backends(input: &Input<'_>, of: &mut Translated<'_>, all: &[Backen
     for (index, backend) in all.iter().enumerate() {
         let path = format!("{path}.backendRefs[{index}]");
         of.told.unknown(&path, &backend.rest);
-        let service = refs::service(input, of, backend, &path);
+        let mut service = refs::service(input, of, backend, &path);
         let mut edits = Edits::default();
         for (index, filter) in backend.filters.iter().enumerate() {
             let path = format!("{path}.filters[{index}]");
-            if !edit(&mut of.told, filter, &mut edits, &path) {
+            if is_extension(&mut of.told, filter, &path) {
+                service = None;
+            } else if !edit(&mut of.told, filter, &mut edits, &path) {
                 let why = format!("{} is not supported for one backend: move it to the rule", filter.kind);
                 of.told.unsupported(format_args!("{path}.type"), why);
             }
@@ -219,7 +251,7 @@ pub(super) fn backends(input: &Input<'_>, of: &mut Translated<'_>, all: &[Backen
         out.push(Backend { service, weight, edits: edits.boxed() });
     }
     if out.iter().all(|backend| backend.weight == 0) {
-        return vec![Backend { service: None, weight: 1, edits: None }];
+        return vec![nowhere()];
     }
     out
 }

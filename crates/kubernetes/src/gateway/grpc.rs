@@ -7,16 +7,19 @@ use crate::known::RouteKind;
 use fusewire_model::route::{Match, PathMatch, Rule};
 
 pub(super) fn translated<'a>(input: &Input<'_>, route: &'a GrpcRoute) -> Translated<'a> {
-    let mut one = Translated::new(RouteKind::Grpc, &route.metadata, &route.spec.parent_refs);
+    let mut one = Translated::new(RouteKind::Grpc, &route.metadata, (&route.spec.parent_refs, route.spec.rules.len()));
     one.told.unknown("spec", &route.spec.rest);
     for (index, rule) in route.spec.rules.iter().enumerate() {
-        of_rule(input, &mut one, rule, index);
+        let before = one.read();
+        let is_matched = of_rule(input, &mut one, rule, index);
+        one.judge(index, before, is_matched);
     }
     one.bound_patterns();
     one
 }
 
-fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: usize) {
+/// Whether it can be told which calls it is for.
+fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: usize) -> bool {
     let path = format!("spec.rules[{index}]");
     of.told.unknown(&path, &rule.rest);
     for (nth, filter) in rule.filters.iter().enumerate() {
@@ -24,11 +27,14 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
             of.told.unsupported(format_args!("{path}.filters[{nth}].type"), "is none that a GRPCRoute has");
         }
     }
-    let filters = filter::filters(input, of, &rule.filters, &path).boxed();
-    let backends = filter::backends(input, of, &rule.backend_refs, &path);
+    let (backends, filters) = match filter::filters(input, of, &rule.filters, &path) {
+        Some(filters) => (filter::backends(input, of, &rule.backend_refs, &path), filters.boxed()),
+        None => (vec![filter::nowhere()], None),
+    };
     let policy = (input.rule_policy)(&of.id(), rule.name.as_deref()).map(|policy| policy.name);
     let any = [GrpcMatch::default()];
     let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
+    let faults = of.told.unsupported.len();
     for (nth, wanted) in matches.iter().enumerate() {
         let path = format!("{path}.matches[{nth}]");
         of.told.unknown(&path, &wanted.rest);
@@ -42,6 +48,7 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
         let (name, backends, filters) = (of.rule_name(index), backends.clone(), filters.clone());
         of.rules.push((rank, Rule { name, matches, backends, policy: policy.clone(), filters }));
     }
+    of.told.unsupported.len() == faults
 }
 
 /// `/package.Service/Method`; either part may be left open.

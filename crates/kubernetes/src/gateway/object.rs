@@ -170,8 +170,20 @@ pub(super) struct Filter {
     pub(super) request_redirect: Option<RequestRedirect>,
     pub(super) url_rewrite: Option<UrlRewrite>,
     pub(super) cors: Option<Cors>,
+    pub(super) extension_ref: Option<ExtensionRef>,
     #[serde(flatten)]
     pub(super) rest: Rest,
+}
+
+/// All of it names an object of somebody else's.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ExtensionRef {
+    #[serde(default)]
+    pub(super) group: String,
+    #[serde(default)]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) name: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -2,7 +2,7 @@
 
 use super::object::ParentRef;
 use super::{Input, Translated};
-use crate::known::ServiceId;
+use crate::known::{KnownService, Port, ServiceId};
 
 /// Why a parent has no part of it: the condition's reason, and what is to be said.
 pub(super) type Refused = (&'static str, String);
@@ -13,7 +13,7 @@ pub(super) fn is_routed(input: &Input<'_>, id: &ServiceId, port: u16) -> bool {
     name.is_some_and(|name| (input.is_routed)(&name))
 }
 
-/// The Service, and its ports: all, or the one of that number or name.
+/// The Service, and its ports: all but those that are declared to carry bytes, or the one of that number or name.
 pub(super) fn ports(
     input: &Input<'_>,
     of: &Translated<'_>,
@@ -28,13 +28,28 @@ pub(super) fn ports(
     let id = (namespace.to_owned(), parent.name.clone());
     let missing = |what: &str| ("NoMatchingParent", format!("Service {namespace}/{} {what}", parent.name));
     let Some(known) = input.services.get(&id) else { return Err(missing("does not exist")) };
+    // GEP-1294: neither is to be a parent
+    let unfit = match known {
+        KnownService { is_headless: true, .. } => {
+            Some("is headless: its callers call an instance, whatever a route says")
+        }
+        KnownService { is_external: true, .. } => Some("is another's name (ExternalName)"),
+        _ => None,
+    };
+    if let Some(why) = unfit {
+        return Err(("UnsupportedValue", format!("Service {namespace}/{} {why}", parent.name)));
+    }
     let wanted = known.ports.iter().filter(|port| {
         parent.port.is_none_or(|number| number == port.number)
             && parent.section_name.as_ref().is_none_or(|name| *name == port.name)
     });
-    let ports: Vec<u16> = wanted.map(|port| port.number).collect();
-    if ports.is_empty() {
-        return Err(missing("has no TCP port of that name and number"));
+    let wanted: Vec<&Port> = wanted.collect();
+    let ports: Vec<u16> = wanted.iter().filter(|port| !port.is_opaque).map(|port| port.number).collect();
+    match (ports.is_empty(), wanted.is_empty()) {
+        (false, _) => Ok((id, ports)),
+        (true, true) => Err(missing("has no TCP port of that name and number")),
+        (true, false) => {
+            Err(missing("has only a port that is declared to carry bytes (appProtocol, or the port's name)"))
+        }
     }
-    Ok((id, ports))
 }

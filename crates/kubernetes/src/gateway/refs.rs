@@ -31,6 +31,11 @@ fn found(input: &Input<'_>, of: &Translated<'_>, backend: &BackendRef) -> Result
     let id = (namespace.to_owned(), name.to_owned());
     let known = input.services.get(&id).ok_or_else(|| missing("does not exist".into()))?;
     let port = backend.port.ok_or_else(|| missing("needs a port here".into()))?;
+    if known.ports.iter().any(|known| known.number == port && known.is_opaque) {
+        let why =
+            format!("port {port} of Service {namespace}/{name} is declared to carry bytes (appProtocol, or its name)");
+        return Err(("UnsupportedProtocol", why));
+    }
     known.name_of(&id, port).ok_or_else(|| missing(format!("has no TCP port {port}")))
 }
 

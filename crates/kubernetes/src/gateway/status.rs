@@ -1,7 +1,7 @@
 //! What the status of an object says of each of its parents that is a Service.
 
 use super::object::{Metadata, ParentRef};
-use super::{Attached, Full, Input, Translated, parents};
+use super::{Attached, Dropped, Full, Input, Translated, parents};
 use crate::known::RouteKind;
 
 /// Told of one condition; the rest is a number.
@@ -23,8 +23,8 @@ pub struct RouteStatus {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentStatus {
     pub parent: ParentRef,
-    /// `Accepted`, `ResolvedRefs`.
-    pub conditions: [Condition; 2],
+    /// `Accepted`, `ResolvedRefs`, and where only some rules are in force `PartiallyInvalid`.
+    pub conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,9 @@ pub(super) fn of(
     used: (&Attached, &Full),
 ) -> Option<RouteStatus> {
     let parents = one.parents.iter().filter(|parent| parent.is_service()).map(|parent| {
-        let conditions = [accepted(input, (index, one), parent, used), resolved(one)];
+        let accepted = accepted(input, (index, one), parent, used);
+        let partly = partly(one).filter(|_| accepted.is_true);
+        let conditions = [accepted, resolved(one)].into_iter().chain(partly).collect();
         ParentStatus { parent: parent.clone(), conditions }
     });
     let parents: Vec<ParentStatus> = parents.collect();
@@ -58,8 +60,10 @@ fn accepted(
     (attached, full): (&Attached, &Full),
 ) -> Condition {
     let said = |is_true, reason, message| Condition { kind: "Accepted", is_true, reason, message };
-    if !one.told.unsupported.is_empty() {
-        return said(false, "UnsupportedValue", together(one.told.unsupported.iter()));
+    if !one.is_usable() {
+        let of_rules = one.told.dropped.values().flat_map(|(_, why)| why);
+        let all: Vec<&String> = one.told.unsupported.iter().chain(of_rules).collect();
+        return said(false, "UnsupportedValue", together(all.into_iter()));
     }
     let (id, ports) = match parents::ports(input, one, parent) {
         Ok(found) => found,
@@ -80,6 +84,21 @@ fn accepted(
         true => said(false, "Conflicted", message),
         false => said(true, "Accepted", message),
     }
+}
+
+/// Its message begins as Gateway API wants it.
+fn partly(one: &Translated<'_>) -> Option<Condition> {
+    let dropped = one.told.dropped.iter().map(|(index, (answer, why))| {
+        let answer = match answer {
+            Dropped::Answered => "its requests are answered with an error",
+            Dropped::Unmatched => "it matches nothing",
+        };
+        format!("Dropped Rule {index}, {answer}: {}", together(why.iter()))
+    });
+    let dropped: Vec<String> = dropped.collect();
+    let message = together(dropped.iter());
+    let condition = Condition { kind: "PartiallyInvalid", is_true: true, reason: "UnsupportedValue", message };
+    (!dropped.is_empty()).then_some(condition)
 }
 
 fn resolved(one: &Translated<'_>) -> Condition {

@@ -1,15 +1,15 @@
 use super::*;
 use crate::known::Port;
 use expect_test::expect;
-use fusewire_model::route::{Backend, Mirror, PathEdit, PathMatch, Scheme};
+use fusewire_model::route::{Backend, Edits, Mirror, PathEdit, PathMatch, Scheme};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The cluster that all tests look at: `shop/web` (80, 9090), `shop/cart` (80), `other/db` (5432).
 fn services() -> BTreeMap<ServiceId, KnownService> {
     let ports = |ports: &[(&str, u16)]| {
-        let port = |(name, number): &(&str, u16)| Port { name: (*name).into(), number: *number };
-        KnownService { ports: ports.iter().map(port).collect(), instances: BTreeMap::new() }
+        let port = |(name, number): &(&str, u16)| Port { name: (*name).into(), number: *number, is_opaque: false };
+        KnownService { ports: ports.iter().map(port).collect(), ..KnownService::default() }
     };
     let all: [((&str, &str), KnownService); 3] = [
         (("shop", "web"), ports(&[("http", 80), ("admin", 9090)])),
@@ -36,16 +36,23 @@ fn to_web(rules: Value) -> Value {
 }
 
 fn all(http: &[Value], grpc: &[Value], grants: &[Value]) -> Output {
+    among(&services(), (http, grpc, grants))
+}
+
+fn in_cluster(services: &BTreeMap<ServiceId, KnownService>, http: &[Value]) -> Output {
+    among(services, (http, &[], &[]))
+}
+
+fn among(services: &BTreeMap<ServiceId, KnownService>, (http, grpc, grants): (&[Value], &[Value], &[Value])) -> Output {
     fn read<T: serde::de::DeserializeOwned>(objects: &[Value]) -> Vec<T> {
         objects.iter().map(|object| serde_json::from_value(object.clone()).expect("an object")).collect()
     }
     let (http, grpc, grants) = (read(http), read(grpc), read(grants));
-    let services = services();
     translate(&Input {
         http: &http,
         grpc: &grpc,
         grants: &grants,
-        services: &services,
+        services,
         policy: &policy,
         rule_policy: &|_, _| None,
         is_routed: &|_| false,
@@ -67,15 +74,16 @@ fn rules(rule: Value) -> Vec<Rule> {
 fn said(output: &Output) -> Vec<String> {
     let lines = output.statuses.iter().flat_map(|status| {
         status.parents.iter().map(|parent| {
-            let [accepted, resolved] = &parent.conditions;
-            assert_eq!((accepted.kind, resolved.kind), ("Accepted", "ResolvedRefs"));
-            let said = [accepted, resolved].map(|condition| {
+            let kinds: Vec<&str> = parent.conditions.iter().map(|condition| condition.kind).collect();
+            assert!(["Accepted", "ResolvedRefs", "PartiallyInvalid"].starts_with(&kinds) && kinds.len() > 1);
+            let said = parent.conditions.iter().map(|condition| {
                 let not = if condition.is_true { "" } else { "not " };
                 let message =
                     if condition.message.is_empty() { String::new() } else { format!(" ({})", condition.message) };
-                format!("{not}{}{message}", condition.reason)
+                let said = if kinds.len() > 2 && condition.kind == kinds[2] { kinds[2] } else { condition.reason };
+                format!("{not}{said}{message}")
             });
-            format!("{}: {}", status.name, said.join(" "))
+            format!("{}: {}", status.name, said.collect::<Vec<_>>().join(" "))
         })
     });
     lines.collect()
@@ -337,30 +345,109 @@ fn a_redirect_without_scheme_and_port_leads_to_the_parents_port() {
 }
 
 #[test]
-fn a_redirect_to_where_the_request_came_from_is_refused() {
-    let of = |path: Value, mut redirect: Value| {
-        redirect["statusCode"] = 301.into();
-        let filter = json!({"type": "RequestRedirect", "requestRedirect": redirect});
-        let output = http(&to_web(json!([{"matches": [{"path": path}], "filters": [filter]}])));
-        assert_eq!(output.routes.is_empty(), said(&output)[0].contains("leads to where the request came from"));
-        output.routes.is_empty()
+fn a_redirect_may_lead_to_where_the_request_came_from() {
+    let filter = |redirect: Value| json!([{"filters": [{"type": "RequestRedirect", "requestRedirect": redirect}]}]);
+    for redirect in [json!({"statusCode": 303}), json!({"statusCode": 301, "port": 80, "scheme": "http"})] {
+        let output = http(&to_web(filter(redirect.clone())));
+        assert_eq!(said(&output), ["r: Accepted ResolvedRefs"]);
+        let made = output.routes[0].rules[0].redirect().expect("a redirect");
+        assert_eq!(u64::from(made.status), redirect["statusCode"].as_u64().unwrap());
+    }
+}
+
+#[test]
+fn what_means_nothing_beside_a_redirect_is_no_fault() {
+    let rule = json!({"filters": [
+        {"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}},
+        {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-a", "value": "1"}]}},
+    ], "timeouts": {"request": "1s"}});
+    let [rule] = &rules(rule)[..] else { panic!("one rule") };
+    assert_eq!(rule.filters.as_ref().unwrap().edits, Edits::default());
+}
+
+#[test]
+fn of_several_values_for_one_header_the_first_is_set() {
+    let edits = |verb: &str| {
+        let fields =
+            json!([{"name": "X-A", "value": "1"}, {"name": "x-a", "value": "2"}, {"name": "x-b", "value": "3"}]);
+        let filter = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {verb: fields}});
+        let made = rules(json!({"filters": [filter], "backendRefs": cart()})).remove(0).filters.unwrap().edits.request;
+        if verb == "set" { made.set } else { made.add }
     };
-    let prefix = |path: &str| json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": path});
-    let whole = |path: &str| json!({"type": "ReplaceFullPath", "replaceFullPath": path});
-    let (a, exact) = (json!({"value": "/a"}), json!({"type": "Exact", "value": "/a"}));
-    for (path, redirect, refused) in [
-        (&a, json!({}), true),
-        (&a, json!({"port": 80}), true),
-        (&a, json!({"port": 81}), false),
-        (&a, json!({"scheme": "http"}), true),
-        (&a, json!({"scheme": "https"}), false),
-        (&a, json!({"hostname": "x.example"}), false),
-        (&a, json!({"path": prefix("/a/")}), true),
-        (&a, json!({"path": prefix("/b")}), false),
-        (&exact, json!({"path": whole("/a")}), true),
-        (&a, json!({"path": whole("/a")}), false),
+    let wanted = [("x-a", "1"), ("x-b", "3")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!((edits("set"), edits("add")), (wanted.to_vec(), wanted.to_vec()));
+}
+
+#[test]
+fn where_some_rules_cannot_be_had_the_others_stay_in_force_and_their_requests_go_nowhere_else() {
+    let shown = |bad: Value| {
+        let output = http(&to_web(json!([{"backendRefs": cart()}, bad])));
+        let rules = output.routes.iter().flat_map(|route| &route.rules);
+        let backends =
+            rules.map(|rule| (rule.name.clone(), rule.backends[0].service.as_ref().map(ToString::to_string)));
+        (backends.collect::<Vec<_>>(), said(&output).join(""))
+    };
+    let admin = json!([{"path": {"value": "/admin"}}]);
+    let to_cart = ("r.shop.httproute[0]".to_owned(), Some("cart.shop".to_owned()));
+    let nowhere = ("r.shop.httproute[1]".to_owned(), None);
+
+    let late = json!({"matches": admin, "backendRefs": cart(), "timeouts": {"request": "48h"}});
+    let said = "r: Accepted ResolvedRefs PartiallyInvalid (Dropped Rule 1, its requests are answered with an error: spec.rules[1].timeouts.request: 48h is more than 86400 s)";
+    assert_eq!(shown(late), (vec![nowhere.clone(), to_cart.clone()], said.to_owned()));
+
+    let fuzzy = json!({"matches": [{"path": {"type": "Fuzzy", "value": "/admin"}}], "backendRefs": cart()});
+    let said = "r: Accepted ResolvedRefs PartiallyInvalid (Dropped Rule 1, it matches nothing: spec.rules[1].matches[0].path.type: Fuzzy is not supported)";
+    assert_eq!(shown(fuzzy), (vec![to_cart.clone()], said.to_owned()));
+
+    let theirs = json!({"type": "ExtensionRef", "extensionRef": {"group": "x.example", "kind": "Auth", "name": "a"}});
+    let extended = json!({"matches": admin, "filters": [theirs], "backendRefs": cart()});
+    let said = "r: Accepted not InvalidKind (spec.rules[1].filters[0].extensionRef: Auth.x.example a is no filter here: requests are answered with an error)";
+    assert_eq!(shown(extended), (vec![nowhere, to_cart], said.to_owned()));
+}
+
+#[test]
+fn a_filter_of_another_project_is_never_passed_over() {
+    let theirs = json!({"type": "ExtensionRef", "extensionRef": {"group": "x.example", "kind": "Auth", "name": "a"}});
+    for rule in [
+        json!({"filters": [theirs], "backendRefs": cart()}),
+        json!({"backendRefs": [{"name": "cart", "port": 80, "filters": [theirs]}]}),
     ] {
-        assert_eq!(of(path.clone(), redirect.clone()), refused, "{path} {redirect}");
+        let output = http(&to_web(json!([rule])));
+        assert_eq!(output.routes[0].rules[0].backends[0].service, None);
+        assert!(said(&output)[0].starts_with("r: Accepted not InvalidKind"), "{:?}", said(&output));
+    }
+}
+
+#[test]
+fn what_carries_bytes_has_no_part_in_routes() {
+    let mut services = services();
+    let web = services.get_mut(&("shop".into(), "web".into())).unwrap();
+    web.ports.push(Port { name: "tcp".into(), number: 7000, is_opaque: true });
+    let of = |parent: Value, backend: Value| {
+        let spec = json!({"parentRefs": [parent], "rules": [{"backendRefs": [backend]}]});
+        let output = in_cluster(&services, &[object("r", &spec)]);
+        let authorities = output.routes.iter().map(|route| route.authorities[0].port().unwrap());
+        (authorities.collect::<Vec<_>>(), said(&output).join(""))
+    };
+    let web = |port: Value| json!({"group": "", "kind": "Service", "name": "web", "port": port});
+    let to = |name: &str, port: u16| json!({"name": name, "port": port});
+    let accepted = "r: Accepted ResolvedRefs".to_owned();
+    assert_eq!(of(web(Value::Null), to("cart", 80)), (vec![80, 9090], accepted));
+    let (none, said) = of(web(7000.into()), to("cart", 80));
+    assert!(none.is_empty() && said.contains("NoMatchingParent") && said.contains("declared to carry bytes"), "{said}");
+    let (ports, said) = of(web(80.into()), to("web", 7000));
+    assert!(ports == [80] && said.contains("Accepted not UnsupportedProtocol"), "{said}");
+}
+
+#[test]
+fn neither_a_headless_service_nor_anothers_name_is_a_parent() {
+    for (is_headless, is_external) in [(true, false), (false, true)] {
+        let mut services = services();
+        let web = services.get_mut(&("shop".into(), "web".into())).unwrap();
+        (web.is_headless, web.is_external) = (is_headless, is_external);
+        let output = in_cluster(&services, &[object("r", &to_web(json!([{"backendRefs": cart()}])))]);
+        assert_eq!(output.routes, []);
+        assert!(said(&output)[0].starts_with("r: not UnsupportedValue (Service shop/web is "), "{:?}", said(&output));
     }
 }
 

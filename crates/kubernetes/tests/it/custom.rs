@@ -26,9 +26,10 @@ fn examples() -> Vec<Value> {
 /// With what the examples speak of in the cluster.
 fn translated(documents: &[Value]) -> Output {
     let objects: Vec<Object> = documents.iter().map(|document| Object::of(document).unwrap()).collect();
-    let port = |name: &str, number| Port { name: name.into(), number };
+    let port = |name: &str, number| Port { name: name.into(), number, is_opaque: false };
     let pods = BTreeMap::from([("checkout-6f9c-abcde".to_owned(), "0c0f".to_owned())]);
-    let checkout = KnownService { ports: vec![port("http", 80), port("admin", 9090)], instances: pods };
+    let checkout =
+        KnownService { ports: vec![port("http", 80), port("admin", 9090)], instances: pods, ..KnownService::default() };
     let front = RouteId { kind: RouteKind::Http, namespace: "shop".into(), name: "front".into() };
     translate(&Objects {
         objects: &objects,

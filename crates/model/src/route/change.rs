@@ -178,19 +178,15 @@ impl Scheme {
 }
 
 impl Redirect {
-    /// Whether it leads each request that `matched` matches to where it came from. `port`: the one that they came for, where
-    /// it is known.
-    pub fn changes_nothing(&self, matched: &PathMatch, port: Option<u16>) -> bool {
-        let to = self.port.or(self.scheme.map(Scheme::port));
-        self.scheme != Some(Scheme::Https)
-            && self.host.is_none()
-            && (to.is_none() || to == port)
-            && self.path.as_ref().is_none_or(|edit| edit.changes_nothing(matched))
+    /// Whether it leads each request that `matched` matches to where it came from, as far as it says itself.
+    pub fn changes_nothing(&self, matched: &PathMatch) -> bool {
+        let same_host = self.scheme.is_none() && self.host.is_none() && self.port.is_none();
+        same_host && self.path.as_ref().is_none_or(|edit| edit.changes_nothing(matched))
     }
 
     /// Where `request`, which `matched` has matched, is sent: an absolute URL. Requests are in clear where they are read,
-    /// so that `http` is what was asked for. A port that the scheme implies is left out. `None`: to where it came from.
-    pub fn location(&self, request: &impl Request, matched: &PathMatch) -> Option<String> {
+    /// so that `http` is what was asked for. A port that the scheme implies is left out.
+    pub fn location(&self, request: &impl Request, matched: &PathMatch) -> String {
         let (asked_host, asked_port) = split_port(request.authority()).unwrap_or((request.authority(), None));
         let scheme = self.scheme.unwrap_or(Scheme::Http);
         let asked_port: Option<u16> = asked_port.and_then(|port| port.parse().ok());
@@ -202,13 +198,6 @@ impl Redirect {
         }
         let edited = self.path.as_ref().and_then(|edit| edit.apply(request.path(), matched));
         let path = edited.as_deref().unwrap_or(request.path());
-        let stays = scheme == Scheme::Http
-            && bare(host).eq_ignore_ascii_case(bare(asked_host))
-            && port == asked_port.unwrap_or(scheme.port())
-            && path == request.path();
-        if stays {
-            return None;
-        }
         if !path.starts_with('/') {
             url.push('/');
         }
@@ -217,13 +206,8 @@ impl Redirect {
             url.push('?');
             url.push_str(query);
         }
-        Some(url)
+        url
     }
-}
-
-/// With its dot or without, a name is the same.
-fn bare(host: &str) -> &str {
-    host.strip_suffix('.').unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -290,9 +274,7 @@ mod tests {
     fn a_redirect_keeps_what_it_does_not_name() {
         let host = |text: &str| Authority::parse(text);
         let none = Redirect { scheme: None, host: None, port: None, path: None, status: 302 };
-        let to = |redirect: Redirect, asked: &Asked| {
-            redirect.location(asked, &PathMatch::Prefix("/a".into())).unwrap_or_default()
-        };
+        let to = |redirect: Redirect, asked: &Asked| redirect.location(asked, &PathMatch::Prefix("/a".into()));
         let asked = || Asked("shop:8080", "/a/b", Some("q=1"));
         let https = Some(Scheme::Https);
         for (redirect, wanted) in [
@@ -314,40 +296,23 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_leads_nobody_to_where_he_came_from() {
+    fn a_redirect_that_leads_to_where_the_request_came_from_is_known_by_itself() {
         let none = Redirect { scheme: None, host: None, port: None, path: None, status: 302 };
         let whole = |path: &str| Some(PathEdit::Whole(path.into()));
         let prefix = |path: &str| Some(PathEdit::Prefix(path.into()));
-        let host = Authority::parse("shop");
-        for redirect in [
-            none.clone(),
-            Redirect { host, ..none.clone() },
-            Redirect { port: Some(8080), ..none.clone() },
-            Redirect { scheme: Some(Scheme::Http), port: Some(8080), ..none.clone() },
-            Redirect { path: whole("/a/b"), ..none.clone() },
-            Redirect { path: prefix("/a/"), ..none.clone() },
-        ] {
-            for asked in [Asked("shop:8080", "/a/b", Some("q")), Asked("Shop.:8080", "/a/b", None)] {
-                let found = redirect.location(&asked, &PathMatch::Prefix("/a".into()));
-                assert_eq!(found, None, "{redirect:?}");
-            }
-        }
         let a = || PathMatch::Prefix("/a".into());
-        for (redirect, matched, port, wanted) in [
-            (none.clone(), a(), None, true),
-            (Redirect { port: Some(80), ..none.clone() }, a(), None, false),
-            (Redirect { port: Some(80), ..none.clone() }, a(), Some(80), true),
-            (Redirect { scheme: Some(Scheme::Http), ..none.clone() }, a(), Some(80), true),
-            (Redirect { scheme: Some(Scheme::Http), ..none.clone() }, a(), Some(8080), false),
-            (Redirect { scheme: Some(Scheme::Https), port: Some(80), ..none.clone() }, a(), Some(80), false),
-            (Redirect { host: Authority::parse("x"), ..none.clone() }, a(), None, false),
-            (Redirect { path: prefix("/a/"), ..none.clone() }, a(), None, true),
-            (Redirect { path: prefix("/b"), ..none.clone() }, a(), None, false),
-            (Redirect { path: prefix("/"), ..none.clone() }, PathMatch::Any, None, true),
-            (Redirect { path: whole("/a"), ..none.clone() }, PathMatch::Exact("/a".into()), None, true),
-            (Redirect { path: whole("/a"), ..none }, a(), None, false),
+        for (redirect, matched, wanted) in [
+            (none.clone(), a(), true),
+            (Redirect { port: Some(80), ..none.clone() }, a(), false),
+            (Redirect { scheme: Some(Scheme::Http), ..none.clone() }, a(), false),
+            (Redirect { host: Authority::parse("x"), ..none.clone() }, a(), false),
+            (Redirect { path: prefix("/a/"), ..none.clone() }, a(), true),
+            (Redirect { path: prefix("/b"), ..none.clone() }, a(), false),
+            (Redirect { path: prefix("/"), ..none.clone() }, PathMatch::Any, true),
+            (Redirect { path: whole("/a"), ..none.clone() }, PathMatch::Exact("/a".into()), true),
+            (Redirect { path: whole("/a"), ..none }, a(), false),
         ] {
-            assert_eq!(redirect.changes_nothing(&matched, port), wanted, "{redirect:?} {matched:?} {port:?}");
+            assert_eq!(redirect.changes_nothing(&matched), wanted, "{redirect:?} {matched:?}");
         }
     }
 

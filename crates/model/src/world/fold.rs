@@ -109,16 +109,20 @@ fn settings(service: &Service, target: &Target, default: Option<&PolicyName>) ->
         subsets: target.subsets.clone(),
         health: service.health.clone(),
         plain: service.plain,
+        direct: service.direct,
     }
 }
 
-pub(super) fn routes(routes: &[Route]) -> BTreeMap<Authority, Arc<RouteTable>> {
+pub(super) fn routes(routes: &[Route], names: &Names) -> BTreeMap<Authority, Arc<RouteTable>> {
+    let called = |authority: &Authority| {
+        let listed = names.authorities.get(authority).cloned();
+        listed.or_else(|| ServiceName::parse(authority.without_port().as_str()).ok())
+    };
     let mut tables: BTreeMap<Authority, RouteTable> = BTreeMap::new();
     for route in routes {
         for authority in &route.authorities {
-            let table = tables
-                .entry(authority.clone())
-                .or_insert_with(|| RouteTable { authority: authority.clone(), rules: Vec::new() });
+            let empty = || RouteTable { authority: authority.clone(), service: called(authority), rules: Vec::new() };
+            let table = tables.entry(authority.clone()).or_insert_with(empty);
             table.rules.extend(route.rules.iter().cloned());
         }
     }

@@ -6,7 +6,7 @@ mod matching;
 use super::cursor::{Cursor, Entry, Fields};
 use super::mesh::Draft;
 use super::scalar::shown;
-use crate::route::{Authority, Backend, Route, Rule, Size};
+use crate::route::{Authority, Backend, Route, Rule, Size, is_token};
 use change::{edits, filters, redirect};
 use matching::matching;
 use std::collections::BTreeSet;
@@ -161,8 +161,7 @@ pub(super) fn path_text(cursor: &Cursor<'_>) -> Option<String> {
     None
 }
 
-/// RFC 9110, 5.6.2: what names of headers and methods are made of.
+/// What names of headers and methods are made of.
 fn token(text: &str) -> bool {
-    let ok = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    (1..=128).contains(&text.len()) && text.bytes().all(ok)
+    text.len() <= 128 && is_token(text)
 }

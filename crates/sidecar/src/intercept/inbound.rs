@@ -1,5 +1,6 @@
 //! To the application, from whoever connected to its port.
 
+use super::speakers::Overheard;
 use super::{FIRST_BYTES, SILENCE, destination, hello, passes_unknown};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
@@ -14,7 +15,7 @@ use crate::upstream::kept::Ends;
 use crate::upstream::tunnel::Io;
 use fusewire_model::policy::Plain;
 use fusewire_model::service::{Allow, Protocol};
-use fusewire_net::{Opening, canonical, opening};
+use fusewire_net::{Opening, Patience, canonical, opening};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
@@ -23,6 +24,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
+
+/// A caller that pauses must not get round what is checked of requests.
+const STRICT: Patience = Patience { silence: Duration::ZERO, pause: FIRST_BYTES, all: FIRST_BYTES };
+/// For the first words of a peer's sidecar, where the application is known to speak first.
+const GREETING: Duration = Duration::from_millis(30);
 
 pub(crate) async fn enter(worker: Arc<Worker>, listener: TcpListener, doors: Arc<Doors>) {
     let mesh = worker.mesh.clone();
@@ -78,25 +84,38 @@ impl Entering {
         };
         match spoken {
             Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => {
-                let Ok(Ok((wire, io))) = timeout_at(until, hello::is_wire(stream)).await else { return };
-                if wire {
+                let Ok(Ok((said, io))) = timeout_at(until, hello::hello(stream)).await else { return };
+                if said.wire {
                     return listener::secured(&self.worker, io, (self.peer, self.ends, until), self.guard, &self.doors)
                         .await;
                 }
                 self.bytes(io).await; // the application's own
             }
             Ok(Ok(0) | Err(_)) => {} // it went away
-            Ok(Ok(_)) | Err(_) => self.plain(stream).await,
+            Ok(Ok(_)) => self.plain(stream).await,
+            Err(_) => self.silent(stream).await,
         }
     }
 
     /// Until a caller that says nothing may be one that waits for the server: soon where there may be such a one at all.
     fn patience(&self) -> Duration {
-        match admit_plain(&self.worker.mesh, self.to.port()) {
-            Ok(target) if matches!(target.upstream.protocol, Protocol::Opaque | Protocol::Http) => SILENCE,
-            Err(Fault::NoRoute) if passes_unknown(&self.worker.mesh, self.to) => SILENCE,
-            Ok(_) | Err(_) => FIRST_BYTES,
+        let mesh = &self.worker.mesh;
+        match admit_plain(mesh, self.to.port()) {
+            Ok(target) if matches!(target.upstream.protocol, Protocol::Opaque | Protocol::Http) => {}
+            Err(Fault::NoRoute) if passes_unknown(mesh, self.to) => {}
+            Ok(_) | Err(_) => return FIRST_BYTES,
         }
+        match mesh.speakers.is_server(self.application(), mesh.clock.now()) {
+            Some(true) => GREETING,
+            Some(false) | None => SILENCE,
+        }
+    }
+
+    /// Where what comes in is for: the application where it listens, else where it was going.
+    fn application(&self) -> SocketAddr {
+        let snapshot = self.worker.mesh.snapshot.load();
+        let port = snapshot.inbound.as_ref().and_then(|ports| ports.get(&self.to.port()));
+        port.and_then(|port| port.upstream.set.members().next()).map_or(self.to, |member| member.key.address)
     }
 
     /// Whether silence says nothing yet: a peer's first words may be late, and it must not be the way round what is checked of
@@ -105,35 +124,40 @@ impl Entering {
         admit_plain(&self.worker.mesh, self.to.port()).is_ok_and(|target| target.upstream.protocol == Protocol::Http)
     }
 
-    /// Asks the application itself, once, by a connection on which we say nothing: callers are not learned from, since they
-    /// would choose for others.
+    /// Asks the application itself, by a connection on which we say nothing: of callers nothing is learned but that it did
+    /// speak first, since they would choose for others.
     async fn server_speaks_first(&self) -> bool {
-        let mesh = &self.worker.mesh;
-        let Ok(target) = admit_plain(mesh, self.to.port()) else { return false };
-        let Some(application) = target.upstream.set.members().next().map(|member| member.key.address) else {
-            return false;
-        };
-        if let Some(known) = mesh.speakers.is_server(application) {
+        let (mesh, application) = (&self.worker.mesh, self.application());
+        if let Some(known) = mesh.speakers.is_server(application, mesh.clock.now()) {
             return known;
         }
         let Ok(Ok(asked)) = timeout(SILENCE, fusewire_net::connect(application)).await else { return false };
         let speaks = matches!(timeout(SILENCE, asked.peek(&mut [0])).await, Ok(Ok(1..)));
-        mesh.speakers.tell(application, speaks);
+        mesh.speakers.tell(application, speaks, mesh.clock.now());
         speaks
     }
 
+    fn protocol(&self) -> Option<Protocol> {
+        let snapshot = self.worker.mesh.snapshot.load();
+        Some(snapshot.inbound.as_ref()?.get(&self.to.port())?.upstream.protocol)
+    }
+
+    /// A caller that waits for the server.
+    async fn silent(self, stream: TcpStream) {
+        if !self.protocol().is_none_or(|protocol| matches!(protocol, Protocol::Opaque | Protocol::Http)) {
+            return self.plain(stream).await;
+        }
+        let io = Overheard::of_server(stream, self.worker.mesh.clone(), self.application());
+        self.bytes(io).await;
+    }
+
     async fn plain(self, stream: TcpStream) {
-        let protocol = {
-            let snapshot = self.worker.mesh.snapshot.load();
-            let port = snapshot.inbound.as_ref().and_then(|ports| ports.get(&self.to.port()));
-            port.map(|port| port.upstream.protocol)
-        };
-        let Some(protocol) = protocol.filter(|protocol| *protocol != Protocol::Opaque) else {
+        let Some(protocol) = self.protocol().filter(|protocol| *protocol != Protocol::Opaque) else {
             return self.bytes(stream).await;
         };
         let opened = tokio::select! {
             biased; // bytes that are there are a request to be answered
-            opened = opening(stream, Duration::ZERO, FIRST_BYTES) => opened,
+            opened = opening(stream, STRICT) => opened,
             () = self.worker.mesh.inbound_drain.hurried() => return,
         };
         match opened {

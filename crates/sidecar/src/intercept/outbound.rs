@@ -1,7 +1,7 @@
 //! From the application, to wherever it connected.
 
 use super::speakers::Overheard;
-use super::{FIRST_BYTES, Original, destination, passes_unknown, unless_away};
+use super::{FIRST_BYTES, Original, SILENCE, destination, hello, passes_unknown, unless_away};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
 use crate::fault::Fault;
@@ -14,12 +14,13 @@ use crate::tcp;
 use crate::upstream::service::Upstream;
 use crate::upstream::tunnel::Io;
 use fusewire_model::service::Protocol;
-use fusewire_net::{Opening, canonical, opening};
+use fusewire_net::{Opening, Patience, Prefixed, canonical, opening};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 pub(crate) async fn leave(worker: Arc<Worker>, listener: TcpListener, doors: Arc<Doors>) {
     let mesh = worker.mesh.clone();
@@ -47,72 +48,90 @@ impl Leaving {
     async fn go(self, stream: TcpStream) {
         let mesh = &self.worker.mesh;
         match unless_away(mesh, mesh.directory.destination(mesh, self.to)).await {
-            Ok(route) => match route.only() {
-                Some(upstream) => self.known(stream, upstream).await,
-                None => self.unknown(stream).await, // a route with several services: each request says which
+            Ok(route) => match route.of_bytes() {
+                Some(service) => self.known(stream, service).await,
+                None => self.unknown(stream, true).await, // several services: each request says which
             },
-            Err(Fault::NoRoute) => self.unknown(stream).await,
+            Err(Fault::NoRoute) => self.unknown(stream, false).await,
             Err(fault) => self.refuse(&stream, &fault),
         }
     }
 
-    async fn known(self, stream: TcpStream, upstream: Arc<Upstream>) {
-        let target = || std::future::ready(Ok(Target::service(&upstream, None)));
-        if upstream.protocol == Protocol::Opaque {
-            return tcp::carry(&self.worker, (Direction::Outbound, None), stream, target(), self.guard).await;
+    /// To an address of `service`, or of one of its instances.
+    async fn known(self, stream: TcpStream, service: Arc<Upstream>) {
+        if service.protocol == Protocol::Opaque {
+            return self.carry(stream, &service).await;
         }
-        let mesh = self.worker.mesh.clone();
-        let drain = mesh.outbound_drain.clone();
-        let opened = tokio::select! {
-            biased; // bytes that are there are a request to be answered
-            opened = opening(stream, mesh.speakers.patience(self.to), FIRST_BYTES) => opened,
-            () = drain.hurried() => return, // nothing was asked yet
-        };
-        match opened {
-            Ok((Opening::Http2, io)) => self.http(io, Http::Two).await,
-            Ok((Opening::Http1(_), io)) => self.http(io, Http::One).await,
+        let Some((opening, io)) = self.opened(stream).await else { return };
+        match opening {
+            Opening::Http2 => self.http(io, Http::Two).await,
+            Opening::Http1(_) => self.http(io, Http::One).await,
             // what is declared to be HTTP is told what is wrong with it
-            Ok((Opening::Other, io)) if upstream.protocol != Protocol::Http => self.http(io, Http::One).await,
+            Opening::Other if service.protocol != Protocol::Http => self.http(io, Http::One).await,
             // the application's own TLS, which is not ours to read, or a protocol that nobody declared
-            Ok((Opening::Tls | Opening::Other, io)) => {
-                tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await;
-            }
+            Opening::Tls | Opening::Other => self.carry(io, &service).await,
             // the server speaks first, or the caller later
-            Ok((Opening::Silent, io)) => {
-                let io = Overheard::new(io, mesh, self.to);
-                tcp::carry(&self.worker, (Direction::Outbound, None), io, target(), self.guard).await;
+            Opening::Silent => {
+                let io = Overheard::new(io, self.worker.mesh.clone(), self.to);
+                self.carry(io, &service).await;
             }
-            Err(_) => {}
         }
     }
 
-    async fn unknown(self, stream: TcpStream) {
-        let mesh = &self.worker.mesh;
-        let patience = mesh.speakers.patience(self.to);
-        let drain = mesh.outbound_drain.clone();
-        let opened = tokio::select! {
-            biased;
-            opened = opening(stream, patience, FIRST_BYTES) => opened,
-            () = drain.hurried() => return, // nothing was asked yet
-        };
-        let Ok((opening, io)) = opened else { return };
+    /// To an address of nobody in particular. `routed`: requests have a route by it all the same.
+    async fn unknown(self, stream: TcpStream, routed: bool) {
+        let mesh = self.worker.mesh.clone();
+        let passes = !routed && passes_unknown(&mesh, self.to);
+        let Some((opening, io)) = self.opened(stream).await else { return };
         match opening {
+            Opening::Http2 => self.http(io, Http::Two).await,
             // without the leave to go on it is answered why
-            Opening::Http1(_) if !passes_unknown(mesh, self.to) => self.http(io, Http::One).await,
+            Opening::Http1(_) if !passes => self.http(io, Http::One).await,
             Opening::Http1(authority) => {
-                match unless_away(mesh, mesh.directory.authority(mesh, &authority, mesh.clock.now())).await {
+                match unless_away(&mesh, mesh.directory.authority(&mesh, &authority, mesh.clock.now())).await {
                     Err(Fault::NoRoute | Fault::BadRequest(_)) => self.pass(io).await,
                     Ok(_) | Err(_) => self.http(io, Http::One).await, // where it is answered why
                 }
             }
-            Opening::Http2 => self.http(io, Http::Two).await,
-            Opening::Tls | Opening::Other if passes_unknown(mesh, self.to) => self.pass(io).await,
-            Opening::Silent if passes_unknown(mesh, self.to) => {
-                let io = Overheard::new(io, mesh.clone(), self.to);
+            Opening::Tls => {
+                let Ok(Ok((said, io))) = timeout(FIRST_BYTES, hello::hello(io)).await else { return };
+                match self.wanted(said.server).await {
+                    Ok(service) => self.carry(io, &service).await,
+                    Err(Fault::NoRoute | Fault::BadRequest(_)) if passes => self.pass(io).await,
+                    Err(fault) => self.refuse(&io, &fault),
+                }
+            }
+            Opening::Other if passes => self.pass(io).await,
+            Opening::Silent if passes => {
+                let io = Overheard::new(io, mesh, self.to);
                 self.pass(io).await;
             }
-            Opening::Tls | Opening::Other | Opening::Silent => self.refuse(&io, &Fault::NoRoute),
+            Opening::Other | Opening::Silent => self.refuse(&io, &Fault::NoRoute),
         }
+    }
+
+    /// The service that TLS names.
+    async fn wanted(&self, server: Option<String>) -> Result<Arc<Upstream>, Fault> {
+        let mesh = &self.worker.mesh;
+        let authority = format!("{}:{}", server.ok_or(Fault::NoRoute)?, self.to.port());
+        let route = unless_away(mesh, mesh.directory.authority(mesh, &authority, mesh.clock.now())).await?;
+        route.of_bytes().ok_or(Fault::NoRoute)
+    }
+
+    /// What it begins with. `None`: it ended, or nothing was asked yet and we are in a hurry.
+    async fn opened(&self, stream: TcpStream) -> Option<(Opening, Prefixed<TcpStream>)> {
+        let mesh = &self.worker.mesh;
+        let limits = Patience { silence: mesh.speakers.patience(self.to), pause: SILENCE, all: FIRST_BYTES };
+        tokio::select! {
+            biased; // bytes that are there are a request to be answered
+            opened = opening(stream, limits) => opened.ok(),
+            () = mesh.outbound_drain.hurried() => None,
+        }
+    }
+
+    async fn carry(self, io: impl Io, service: &Arc<Upstream>) {
+        let target = std::future::ready(Ok(Target::service(service, None)));
+        tcp::carry(&self.worker, (Direction::Outbound, None), io, target, self.guard).await;
     }
 
     async fn http(self, io: impl Io + 'static, http: Http) {

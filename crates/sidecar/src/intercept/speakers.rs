@@ -5,7 +5,8 @@
 //! (connections that are opened ahead of their first request), it is waited for. A connection is overheard again each time
 //! it went on unheard, so that what was learned of an address's last owner does not stay.
 //!
-//! Only the application beside us is learned from, which harms nobody but itself.
+//! Only the application beside us is learned from, which harms nobody but itself. On the way in it is the server: that it spoke
+//! first is learned from any connection, that it did not only from asking it, and not for longer than [`ASK_AGAIN`].
 //!
 //! Invariants: at most [`MAX_KNOWN`] destinations, then it begins anew; nothing is held up by it for longer than
 //! [`FIRST_BYTES`].
@@ -13,6 +14,7 @@
 use super::{FIRST_BYTES, SILENCE};
 use crate::mesh::Mesh;
 use crate::upstream::tunnel::Io;
+use fusewire_resilience::Time;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -24,11 +26,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 const MAX_KNOWN: usize = 4096;
+/// A greeting may come late once, and in time from then on.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
     Caller,
     Server,
+    /// The server was asked then, and said nothing at once.
+    Mute(Time),
 }
 
 #[derive(Default)]
@@ -38,20 +44,24 @@ impl Speakers {
     /// How long a caller of `to` may be silent before it is taken to wait for the server.
     pub(super) fn patience(&self, to: SocketAddr) -> Duration {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&to) {
-            None => SILENCE,
+            None | Some(First::Mute(_)) => SILENCE,
             Some(First::Caller) => FIRST_BYTES,
             Some(First::Server) => Duration::ZERO,
         }
     }
 
-    /// Whether the application at `to`, beside us, speaks first. `None`: it was not asked.
-    pub(super) fn is_server(&self, to: SocketAddr) -> Option<bool> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&to).map(|first| *first == First::Server)
+    /// Whether the application at `to`, beside us, speaks first. `None`: it has to be asked.
+    pub(super) fn is_server(&self, to: SocketAddr, now: Time) -> Option<bool> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&to)? {
+            First::Server => Some(true),
+            First::Mute(asked) => (now.since(*asked) < ASK_AGAIN).then_some(false),
+            First::Caller => None,
+        }
     }
 
-    /// What it was found to do.
-    pub(super) fn tell(&self, to: SocketAddr, server: bool) {
-        self.learn(to, if server { First::Server } else { First::Caller });
+    /// What it was found to do when it was asked.
+    pub(super) fn tell(&self, to: SocketAddr, server: bool, now: Time) {
+        self.learn(to, if server { First::Server } else { First::Mute(now) });
     }
 
     fn learn(&self, to: SocketAddr, first: First) {
@@ -68,15 +78,22 @@ pub(super) struct Overheard<T> {
     inner: T,
     /// Until somebody has spoken.
     of: Option<(Arc<Mesh>, SocketAddr)>,
+    /// Whether the caller is believed as well.
+    by_caller: bool,
 }
 
 impl<T> Overheard<T> {
     pub(super) fn new(inner: T, mesh: Arc<Mesh>, to: SocketAddr) -> Self {
-        Self { inner, of: Some((mesh, to)) }
+        Self { inner, of: Some((mesh, to)), by_caller: true }
+    }
+
+    /// Of somebody else's caller.
+    pub(super) fn of_server(inner: T, mesh: Arc<Mesh>, to: SocketAddr) -> Self {
+        Self { inner, of: Some((mesh, to)), by_caller: false }
     }
 
     fn heard(&mut self, first: First) {
-        if let Some((mesh, to)) = self.of.take() {
+        if let Some((mesh, to)) = self.of.take().filter(|_| self.by_caller || first == First::Server) {
             mesh.speakers.learn(to, first);
         }
     }
@@ -131,6 +148,19 @@ mod tests {
         assert_eq!((speakers.patience(smtp), speakers.patience(web)), (Duration::ZERO, FIRST_BYTES));
         speakers.learn(smtp, First::Caller);
         assert_eq!(speakers.patience(smtp), FIRST_BYTES, "another moved in");
+    }
+
+    #[test]
+    fn an_application_that_said_nothing_when_asked_is_asked_again_after_a_minute() {
+        let speakers = Speakers::default();
+        let smtp = "127.0.0.1:25".parse().unwrap();
+        let at = |seconds| Time(0) + Duration::from_secs(seconds);
+        assert_eq!(speakers.is_server(smtp, at(0)), None);
+        speakers.tell(smtp, false, at(0));
+        assert_eq!([59, 60].map(|now| speakers.is_server(smtp, at(now))), [Some(false), None]);
+        assert_eq!(speakers.patience(smtp), SILENCE);
+        speakers.tell(smtp, true, at(60));
+        assert_eq!(speakers.is_server(smtp, at(9_999)), Some(true));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use fusewire_resilience::{Ask, Attempt, ExhaustedCause, InstanceSet, ServiceScop
 use fusewire_telemetry::metrics::ServiceMetrics;
 use std::sync::Arc;
 
+#[derive(Clone)]
 pub(crate) struct Upstream {
     pub(crate) name: ServiceName,
     pub(crate) protocol: Protocol,

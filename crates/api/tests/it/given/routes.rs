@@ -124,6 +124,6 @@ fn rule() -> impl Strategy<Value = Rule> {
 }
 
 pub(super) fn route() -> impl Strategy<Value = Resource> {
-    (authority(), vec(rule(), 0..4))
-        .prop_map(|(authority, rules)| Resource::Route(RouteTable { authority, rules }.into()))
+    (authority(), option::of(service_name()), vec(rule(), 0..4))
+        .prop_map(|(authority, service, rules)| Resource::Route(RouteTable { authority, service, rules }.into()))
 }

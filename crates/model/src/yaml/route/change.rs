@@ -189,7 +189,7 @@ pub(super) fn redirect(cursor: &Cursor<'_>, matched: &PathMatch) -> Option<Filte
     let status = fields.get("status").and_then(|c| c.choice(&statuses)).unwrap_or(302);
     fields.finish();
     let redirect = Redirect { scheme, host, port, path, status };
-    if redirect.changes_nothing(matched, None) {
+    if redirect.changes_nothing(matched) {
         cursor.fault_with("leads to where it came from", "name a scheme, host, port or path");
     }
     Some(Filters { redirect: Some(redirect), ..Filters::default() })

@@ -1,6 +1,7 @@
 //! `probes`: what the admin port asks the application in the kubelet's place.
 
 use crate::node::{AppProbe, ProbeAsk, ProbeKind};
+use crate::route::is_token;
 use crate::yaml::cursor::{Cursor, Fields};
 use std::time::Duration;
 
@@ -89,8 +90,7 @@ fn service(text: &str) -> Option<String> {
 }
 
 fn token(text: &str) -> Option<String> {
-    let inside = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    (!text.is_empty() && text.len() <= 256 && text.bytes().all(inside)).then(|| text.into())
+    is_token(text).then(|| text.into())
 }
 
 fn visible(text: &str) -> Option<String> {
