@@ -4,7 +4,7 @@
 
 use fusewire_testkit::client::App;
 use fusewire_testkit::process::tool;
-use fusewire_testkit::{Process, eventually, free_port};
+use fusewire_testkit::{KubeApi, Process, eventually, free_port};
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -65,6 +65,33 @@ fn install_prints_what_it_would_apply() {
             && small.contains("namespace: mesh")
             && !small.contains("namespace: fusewire-system")
     );
+}
+
+/// Of other meshes `install | kubectl apply -f -` is the way: that must not install into whichever cluster is at hand.
+#[test]
+fn install_in_a_pipe_changes_nothing_unless_it_is_said() {
+    let api = KubeApi::start();
+    let dir = TempDir::new().unwrap();
+    let kubeconfig = dir.path().join("config");
+    std::fs::write(&kubeconfig, api.kubeconfig()).unwrap();
+    let run =
+        |arguments: &[&str]| Command::new(FUSEWIRE).args(arguments).env("KUBECONFIG", &kubeconfig).output().unwrap();
+    for command in ["install", "uninstall"] {
+        let refused = run(&[command]);
+        let said = text(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("--print") && said.contains("--apply"), "{said}");
+        assert!(refused.stdout.is_empty());
+    }
+    assert_eq!(api.requests(), Vec::<String>::new());
+    let installed = run(&["install", "--apply", "--trust-domain", "shop.example"]);
+    assert!(installed.status.success(), "{}", text(&installed.stderr));
+    let mesh = || api.get("configmaps", "fusewire-system", "fusewire-mesh");
+    assert_eq!(mesh().unwrap()["data"]["mesh.yaml"], "trust_domain: shop.example\n");
+    let again = text(&run(&["install", "--apply"]).stderr);
+    assert!(again.contains("ConfigMap fusewire-system/fusewire-mesh: is there already, and left as it is"), "{again}");
+    assert!(text(&run(&["uninstall", "--apply"]).stderr).contains("fusewire-mesh: deleted") && mesh().is_none());
+    let printed = text(&run(&["install", "--print", "--trust-domain", "shop.example"]).stdout);
+    assert!(printed.contains("trust_domain: shop.example") && !printed.contains("cluster.local"), "{printed}");
 }
 
 #[test]

@@ -1,20 +1,27 @@
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use fusewire_kubernetes::injector::client;
-use fusewire_kubernetes::install::{Overlay, apply, delete, manifests};
+use fusewire_kubernetes::install::{Overlay, apply, delete, manifests, set_trust_domain};
 use fusewire_kubernetes::yaml;
+use fusewire_model::TrustDomain;
 use serde_json::Value;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Install Fusewire into the Kubernetes cluster that kubectl would use: control plane, injector, roles, resources.
 ///
 /// The manifests are those of deploy/kubernetes, so that `kubectl apply -k` does the same. No registry is assumed: build the
-/// image and side-load it, or name yours.
+/// image and side-load it, or name yours. Installed again, it leaves ConfigMap fusewire-mesh as it is, and the control plane at
+/// the replicas that it was scaled to.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The image of control plane and sidecars.
     #[arg(long, default_value = "fusewire:latest")]
     image: String,
+    /// What the mesh's identities begin with, for the first time that it is installed: written to ConfigMap fusewire-mesh, which
+    /// is left as it is where it is there. Default: cluster.local.
+    #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse)]
+    trust_domain: Option<TrustDomain>,
     #[command(flatten)]
     what: What,
 }
@@ -42,12 +49,25 @@ struct What {
     /// Print the manifests and change nothing.
     #[arg(long)]
     print: bool,
+    /// Change the cluster, also where standard output is no terminal.
+    #[arg(long, conflicts_with = "print")]
+    apply: bool,
     /// Of the kubeconfig.
     #[arg(long)]
     context: Option<String>,
 }
 
 impl What {
+    /// Other meshes' commands of this name print manifests, for `kubectl apply -f -`: in a pipe it has to be said what is meant.
+    fn ensure_meant(&self) -> Result<()> {
+        ensure!(
+            self.print || self.apply || std::io::stdout().is_terminal(),
+            "nothing was changed, for standard output is no terminal: say --print for the manifests (for `kubectl apply -f -`), \
+             or --apply to change the cluster"
+        );
+        Ok(())
+    }
+
     fn manifests(&self, image: Option<&str>) -> Result<Vec<Value>> {
         let overlay = match (self.single_replica, self.observability) {
             (true, _) => Overlay::SingleReplica,
@@ -63,7 +83,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.image.trim().is_empty() {
         bail!("--image must name an image, such as fusewire:latest");
     }
-    let documents = what.manifests(Some(&arguments.image))?;
+    what.ensure_meant()?;
+    let mut documents = what.manifests(Some(&arguments.image))?;
+    if let Some(domain) = &arguments.trust_domain {
+        set_trust_domain(&mut documents, domain);
+    }
     if what.print {
         print!("{}", yaml::write(&documents));
         return Ok(ExitCode::SUCCESS);
@@ -71,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = client(what.context.as_deref()).await?;
-        apply(&client, &documents, |object| eprintln!("{object}: applied")).await
+        apply(&client, &documents, |what| eprintln!("{what}")).await
     })?;
     eprintln!(
         "installed; label a namespace to inject into it: kubectl label namespace NAME fusewire.io/inject=enabled"
@@ -81,6 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 pub(crate) fn uninstall(arguments: &Uninstall) -> Result<ExitCode> {
     let what = &arguments.what;
+    what.ensure_meant()?;
     let documents = what.manifests(None)?;
     if what.print {
         print!("{}", yaml::write(&documents));
@@ -89,7 +114,7 @@ pub(crate) fn uninstall(arguments: &Uninstall) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = client(what.context.as_deref()).await?;
-        delete(&client, &documents, |object| eprintln!("{object}: deleted")).await
+        delete(&client, &documents, |what| eprintln!("{what}")).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,8 @@
 //! are the same answer. Pods are JSON values and not types, so that what this version does not know stays as it is.
 //!
 //! Two forms. *Redirected*: an init container puts in the rules that bring all TCP to the sidecar. *Proxied*: where the
-//! namespace enforces the pod security standard `restricted` or `baseline`, which forbid NET_ADMIN, applications are told
-//! of the sidecar by `HTTP_PROXY`.
+//! namespace enforces the pod security standard `restricted` or `baseline`, which forbid NET_ADMIN, or where an annotation
+//! wishes it so, applications are told of the sidecar by `HTTP_PROXY`.
 //!
 //! Invariant: to inject what is injected already changes nothing (the API server asks twice): what an earlier injection put
 //! in is taken out first, whichever version did it, and what others did to it meanwhile is done to what takes its place.
@@ -152,7 +152,7 @@ pub(crate) fn has_sidecar(pod: &Value) -> bool {
 ///
 /// # Errors
 /// A word that is neither `enabled` nor `disabled`.
-pub(crate) fn wanted(pod: &Value, namespace: &Namespace, own: &str) -> Result<Option<String>, String> {
+fn wanted(pod: &Value, namespace: &Namespace, own: &str) -> Result<Option<String>, String> {
     let name = namespace.name.as_str();
     if name == "kube-system" || name == own {
         return Ok(Some(format!("nothing is injected in the namespace {name}")));
@@ -182,15 +182,21 @@ fn with_sidecar(pod: &Value, namespace: &Namespace, settings: &Settings) -> Resu
     let wishes = Wishes::read(&namespace.annotations, &texts(&pod["metadata"]["annotations"]), &mut warnings)?;
     form::refuse(&pod, &wishes)?;
     form::warn(&pod, &wishes, &mut warnings);
-    let standard = namespace.forbids_net_admin();
-    let probes = match standard {
-        Some(standard) => {
-            form::proxied(&mut pod, standard, &mut warnings);
+    let unredirected = match wishes.redirect {
+        Some(true) => None,
+        Some(false) => Some(format!("{PREFIX}redirect is disabled")),
+        None => namespace.forbids_net_admin().map(|standard| {
+            format!("the namespace enforces the pod security standard {standard}, which forbids redirection")
+        }),
+    };
+    let redirected = unredirected.is_none();
+    let probes = match unredirected {
+        Some(why) => {
+            form::proxied(&mut pod, &why, &mut warnings);
             Vec::new()
         }
         None => probes::rewrite(&mut pod, &mut warnings)?,
     };
-    let redirected = standard.is_none();
     let configuration = configuration::text(&pod, settings, &wishes, redirected, &probes);
     configuration::check(&configuration, &pod, namespace, &probes)?;
     let sum = containers::add(&mut pod, settings, &wishes, (redirected, &configuration), &earlier);

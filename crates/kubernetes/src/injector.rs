@@ -3,7 +3,7 @@
 //! It decides how a cluster is found, as kubectl does, or by the pod's own service account; and in which words a failure is
 //! told. It deliberately caches nothing: who is asked about a pod asks about its namespace as it is now.
 
-use crate::inject::{Namespace, wanted};
+use crate::inject::{Injected, Namespace, Settings, inject};
 use crate::install::MANAGER;
 use k8s_openapi::api::core::v1;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
@@ -20,6 +20,8 @@ use base64::engine::general_purpose::STANDARD;
 pub const WEBHOOK: &str = "fusewire-injector";
 /// How often it is looked whether they still have our roots.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often in a row somebody else may have been first.
+const RACES: usize = 8;
 /// Of one list; the API server gives the rest when asked again.
 const PAGE: u32 = 500;
 
@@ -109,16 +111,22 @@ pub async fn keep_ca_bundle(client: Client, mut roots: watch::Receiver<String>) 
 
 async fn put_ca_bundle(api: &Api<DynamicObject>, pem: &str) -> Result<bool, InjectorError> {
     let what = format!("MutatingWebhookConfiguration {WEBHOOK}");
-    let Some(object) = api.get_opt(WEBHOOK).await.map_err(|e| InjectorError::of(&what, &e))? else {
-        let cause = "it is not there: `fusewire install` makes it".into();
-        return Err(InjectorError::Request { what, cause });
-    };
-    let Some(patch) = with_ca_bundle(&object.data["webhooks"], object.metadata.resource_version.as_deref(), pem) else {
-        return Ok(false);
-    };
-    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    api.patch(WEBHOOK, &parameters, &Patch::Merge(&patch)).await.map_err(|e| InjectorError::of(&what, &e))?;
-    Ok(true)
+    let mut races = 0;
+    loop {
+        let Some(object) = api.get_opt(WEBHOOK).await.map_err(|e| InjectorError::of(&what, &e))? else {
+            let cause = "it is not there: `fusewire install` makes it".into();
+            return Err(InjectorError::Request { what, cause });
+        };
+        let version = object.metadata.resource_version.as_deref();
+        let Some(patch) = with_ca_bundle(&object.data["webhooks"], version, pem) else { return Ok(false) };
+        let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        match api.patch(WEBHOOK, &parameters, &Patch::Merge(&patch)).await {
+            Ok(_) => return Ok(true),
+            // most likely another replica, which wrote the same
+            Err(kube::Error::Api(status)) if status.code == 409 && races < RACES => races += 1,
+            Err(error) => return Err(InjectorError::of(&what, &error)),
+        }
+    }
 }
 
 /// The patch that gives every webhook these roots; `None`: they have them. With the version that was read, so that what
@@ -149,12 +157,14 @@ pub struct Uninjected {
 }
 
 /// The running pods of `only`, or of all namespaces, that should have a sidecar by what their namespaces and they say now, and
-/// have none. `own`: where the control plane is.
+/// have none, with what would become of them if they were made anew. `own`: where the control plane is.
 ///
 /// # Errors
 /// Where the API server does not answer, or does not tell.
 pub async fn uninjected(client: &Client, only: Option<&str>, own: &str) -> Result<Vec<Uninjected>, InjectorError> {
     let mut found = Vec::new();
+    // image and trust domain are in what is made, and not in whether it can be
+    let settings = Settings::new("fusewire", own, "cluster.local");
     let names = match only {
         Some(name) => vec![namespace(client, name).await?],
         None => all_namespaces(client).await?,
@@ -167,7 +177,7 @@ pub async fn uninjected(client: &Client, only: Option<&str>, own: &str) -> Resul
             let listed = listed.map_err(|e| InjectorError::of(format!("pods of {}", namespace.name), &e))?;
             for pod in &listed.items {
                 let value = json!({"metadata": pod.metadata, "spec": pod.data["spec"], "status": pod.data["status"]});
-                found.extend(missing(&value, &namespace, own));
+                found.extend(missing(&value, &namespace, &settings));
             }
             match listed.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page = page.continue_token(&token),
@@ -193,15 +203,18 @@ async fn all_namespaces(client: &Client) -> Result<Vec<Namespace>, InjectorError
     Ok(listed.items.into_iter().map(|namespace| of(namespace.metadata)).collect())
 }
 
-fn missing(pod: &Value, namespace: &Namespace, own: &str) -> Option<Uninjected> {
+fn missing(pod: &Value, namespace: &Namespace, settings: &Settings) -> Option<Uninjected> {
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     if ended || crate::inject::has_sidecar(pod) {
         return None;
     }
-    let why = match wanted(pod, namespace, own) {
-        Ok(None) => "it was made before the namespace asked, or while no injector answered: make it anew".to_owned(),
-        Ok(Some(_)) => return None,
-        Err(why) => why,
+    let why = match inject(pod, namespace, settings) {
+        Injected::Pod { .. } => {
+            "it was made before the namespace asked, or while no injector answered: make it anew".to_owned()
+        }
+        Injected::Skipped(_) => return None,
+        // made anew now, it would not be made at all
+        Injected::Refused(why) => why,
     };
     let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     Some(Uninjected { namespace: namespace.name.clone(), pod: name, why })
@@ -210,6 +223,9 @@ fn missing(pod: &Value, namespace: &Namespace, own: &str) -> Option<Uninjected> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Cluster;
+    use fusewire_testkit::KubeApi;
+    use futures_util::future::join_all;
 
     #[test]
     fn every_webhook_gets_the_roots_once_and_keeps_what_else_it_has() {
@@ -235,16 +251,56 @@ mod tests {
         let labels = [("fusewire.io/inject".to_owned(), "enabled".to_owned())].into();
         let shop = Namespace { name: "shop".into(), labels, ..Namespace::default() };
         let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "web"}]}});
-        assert_eq!(missing(&pod, &shop, "fusewire-system").unwrap().pod, "web");
+        let settings = Settings::new("fusewire:test", "fusewire-system", "cluster.local");
+        assert_eq!(missing(&pod, &shop, &settings).unwrap().pod, "web");
         let mut ended = pod.clone();
         ended["status"]["phase"] = "Succeeded".into();
         let mut out = pod.clone();
         out["metadata"]["labels"]["fusewire.io/inject"] = "disabled".into();
-        let settings = crate::Settings::new("fusewire:test", "fusewire-system", "cluster.local");
-        let crate::Injected::Pod { pod: injected, .. } = crate::inject(&pod, &shop, &settings) else { panic!() };
+        let Injected::Pod { pod: injected, .. } = inject(&pod, &shop, &settings) else { panic!() };
         for fine in [ended, out, injected] {
-            assert_eq!(missing(&fine, &shop, "fusewire-system"), None);
+            assert_eq!(missing(&fine, &shop, &settings), None);
         }
-        assert_eq!(missing(&pod, &Namespace::default(), "fusewire-system"), None);
+        assert_eq!(missing(&pod, &Namespace::default(), &settings), None);
+    }
+
+    /// Whoever makes it anew without another word would have no pod at all.
+    #[test]
+    fn a_pod_that_could_not_be_made_anew_is_named_with_what_stands_in_the_way() {
+        let labels = [("fusewire.io/inject".to_owned(), "enabled".to_owned())].into();
+        let shop = Namespace { name: "shop".into(), labels, ..Namespace::default() };
+        let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "web"}]}});
+        let (mut host, mut unreadable, mut unasked) = (pod.clone(), pod.clone(), pod.clone());
+        host["spec"]["hostNetwork"] = true.into();
+        unreadable["metadata"]["annotations"]["fusewire.io/access-log"] = "yes".into();
+        unasked["spec"]["containers"][0]["livenessProbe"] = json!({"httpGet": {"port": "web"}});
+        let settings = Settings::new("fusewire:test", "fusewire-system", "cluster.local");
+        for (pod, wanted) in [(host, "hostNetwork"), (unreadable, "access-log"), (unasked, "livenessProbe")] {
+            let why = missing(&pod, &shop, &settings).unwrap().why;
+            assert!(why.contains(wanted) && !why.contains("anew"), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_several_that_give_the_roots_at_once_one_does_and_no_other_complains() {
+        let server = KubeApi::start();
+        server.put(json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": WEBHOOK}, "webhooks": [{"name": "a", "clientConfig": {}}],
+        }));
+        let cluster = Cluster::by(&server.kubeconfig(), None).await.unwrap();
+        let api: Api<DynamicObject> = Api::all_with(cluster.client, &webhooks());
+        server.freeze();
+        let all = join_all((0..4).map(|_| put_ca_bundle(&api, "roots")));
+        let thaw = async {
+            while server.requests().len() < 4 {
+                tokio::task::yield_now().await;
+            }
+            server.thaw();
+        };
+        let (all, ()) = tokio::join!(all, thaw);
+        let changed: Vec<bool> = all.into_iter().map(Result::unwrap).collect();
+        assert_eq!(changed.iter().filter(|changed| **changed).count(), 1);
+        assert!(server.requests().len() > 8, "nobody was too late: {:?}", server.requests());
     }
 }

@@ -1,23 +1,32 @@
 //! Talks to a cluster: what `fusewire install` puts in, and `fusewire uninstall` takes out.
 //!
 //! It decides nothing of its own: the manifests are those of `deploy/kubernetes`, as they are in this binary, rendered as
-//! `kubectl kustomize` renders them. Another image and another namespace are the only changes.
+//! `kubectl kustomize` renders them. Another image, another namespace and the mesh's trust domain are the only changes.
 //!
-//! Invariant: what takes out takes the webhook out first, so that no pod waits for an injector that has gone.
+//! Invariants: what its operators set by themselves, the mesh's own settings and how many replicas run, is not undone by
+//! installing again. What takes out takes the webhook out first, so that no pod waits for an injector that has gone.
 
 mod render;
 
 use crate::inject::TRUST;
 use crate::injector::{InjectorError, WEBHOOK};
+use fusewire_model::TrustDomain;
 use k8s_openapi::api::core::v1;
 use kube::Client;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
-use serde_json::Value;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
+use serde_json::{Value, json};
 
 pub use render::{FILES, render};
 
 /// Who the API server says wrote what is installed.
 pub(crate) const MANAGER: &str = "fusewire";
+
+/// The ConfigMap with the mesh's own settings, which are its operators' once it is there.
+pub(crate) const MESH: &str = "fusewire-mesh";
+/// Its key that names the trust domain.
+const MESH_FILE: &str = "mesh.yaml";
 
 /// Which manifests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -61,19 +70,65 @@ fn rename(value: &mut Value, namespace: &str) {
     }
 }
 
-/// Puts everything in, or in place of what is there (server-side apply). `done` hears of each object.
+/// Gives the mesh another trust domain than the manifests'.
+pub fn set_trust_domain(documents: &mut [Value], domain: &TrustDomain) {
+    for document in documents.iter_mut().filter(|document| is_mesh(document)) {
+        document["data"][MESH_FILE] = crate::yaml::write(&[json!({"trust_domain": domain.as_str()})]).into();
+    }
+}
+
+fn is_mesh(document: &Value) -> bool {
+    document["kind"] == "ConfigMap" && document["metadata"]["name"] == MESH
+}
+
+/// Puts everything in, or in place of what is there (server-side apply). `done` hears of each object, and what became of it.
 ///
 /// # Errors
 /// The first object that is refused.
 pub async fn apply(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), InjectorError> {
-    let parameters = PatchParams::apply(MANAGER).force();
     for document in documents {
-        let (what, name) = (title(document), document["metadata"]["name"].as_str().unwrap_or_default());
-        let applied = api(client, document).patch(name, &parameters, &Patch::Apply(document)).await;
-        applied.map_err(|e| InjectorError::of(&what, &e))?;
-        done(&what);
+        let api = api(client, document);
+        let became = if is_mesh(document) { make(&api, document).await } else { put(&api, document).await };
+        let what = title(document);
+        let became = became.map_err(|e| InjectorError::of(&what, &e))?;
+        done(&format!("{what}: {became}"));
     }
     Ok(())
+}
+
+/// Only where there is none yet.
+async fn make(api: &Api<DynamicObject>, document: &Value) -> kube::Result<String> {
+    let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+    let object = serde_json::from_value(document.clone()).map_err(kube::Error::SerdeError)?;
+    match api.create(&parameters, &object).await {
+        Ok(_) => Ok("made".into()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok("is there already, and left as it is".into()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn put(api: &Api<DynamicObject>, document: &Value) -> kube::Result<String> {
+    let name = document["metadata"]["name"].as_str().unwrap_or_default();
+    let (mut document, mut became) = (document.clone(), "applied".to_owned());
+    if document["kind"] == "Deployment"
+        && let Some(count) = api.get_opt(name).await?.as_ref().and_then(scaled)
+    {
+        document["spec"]["replicas"] = count.into();
+        became = format!("applied, at the {count} replicas that it was scaled to");
+    }
+    api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&document)).await?;
+    Ok(became)
+}
+
+/// How many replicas somebody has scaled it to: `kubectl scale`, or an autoscaler.
+fn scaled(found: &DynamicObject) -> Option<i64> {
+    let mut managers = found.metadata.managed_fields.iter().flatten();
+    let is_scaled = managers.any(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        entry.subresource.as_deref() == Some("scale")
+            && fields.is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+    });
+    found.data["spec"]["replicas"].as_i64().filter(|_| is_scaled)
 }
 
 /// Takes everything out, the webhook first, and the roots out of every namespace. Custom resource definitions stay, since
@@ -88,14 +143,14 @@ pub async fn delete(client: &Client, documents: &[Value], mut done: impl FnMut(&
     let rest = documents.iter().rev().filter(|document| !webhook(document) && !stays(document));
     for document in first.chain(rest) {
         let (what, name) = (title(document), document["metadata"]["name"].as_str().unwrap_or_default());
-        remove(&api(client, document), name, &what).await?.then(|| done(&what));
+        remove(&api(client, document), name, &what).await?.then(|| done(&format!("{what}: deleted")));
     }
     let namespaces = Api::<v1::Namespace>::all(client.clone()).list_metadata(&ListParams::default()).await;
     for namespace in namespaces.map_err(|e| InjectorError::of("namespaces", &e))?.items {
         let name = namespace.metadata.name.unwrap_or_default();
         let what = format!("ConfigMap {name}/{TRUST}");
         let maps = Api::<v1::ConfigMap>::namespaced(client.clone(), &name);
-        remove(&maps, TRUST, &what).await?.then(|| done(&what));
+        remove(&maps, TRUST, &what).await?.then(|| done(&format!("{what}: deleted")));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Files of manifests: every pod and pod template in them, injected by the same code as the webhook's.
 //!
-//! It decides where a kind keeps its pod. Who runs `fusewire inject` asked for it, so that a namespace need not say so; a pod
+//! It decides where a kind keeps its pod, also in a list, whose items need not say what they are where it is of one kind. Who runs `fusewire inject` asked for it, so that a namespace need not say so; a pod
 //! that says `disabled` is left alone all the same. Namespaces that stand in the same file count for the pods in it. Whatever
 //! else is in the file goes through unchanged.
 
@@ -68,7 +68,7 @@ impl<'a> Walk<'a> {
     fn all(&mut self) {
         let mut documents = std::mem::take(&mut self.documents);
         for document in &mut documents {
-            self.object(document, 0);
+            self.object(document, "", 0);
         }
         self.documents = documents;
     }
@@ -78,11 +78,14 @@ impl<'a> Walk<'a> {
         self.told
     }
 
-    fn object(&mut self, object: &mut Value, depth: usize) {
-        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-        if kind == "List" && depth < MAX_LISTS {
+    /// `kind`: what it is where it does not say so.
+    fn object(&mut self, object: &mut Value, kind: &str, depth: usize) {
+        let kind = object["kind"].as_str().unwrap_or(kind).to_owned();
+        if let Some(of) = kind.strip_suffix("List")
+            && depth < MAX_LISTS
+        {
             for item in items(object).into_iter().flatten() {
-                self.object(item, depth + 1);
+                self.object(item, of, depth + 1);
             }
             return;
         }
@@ -135,6 +138,7 @@ fn template(kind: &str) -> Option<&'static str> {
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => {
             Some("/spec/template")
         }
+        "PodTemplate" => Some("/template"),
         "CronJob" => Some("/spec/jobTemplate/spec/template"),
         _ => None,
     }

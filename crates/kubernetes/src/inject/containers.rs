@@ -32,12 +32,18 @@ pub(super) fn add(
     (redirected, configuration): (bool, &str),
     earlier: &Earlier,
 ) -> String {
-    let intercept = redirected.then(|| intercept(settings, wishes));
-    let unconfigured = sidecar(settings, wishes, "");
+    let ours = |whole: &Value, configuration: &str| {
+        let intercept = redirected.then(|| intercept(settings, wishes, whole));
+        (intercept, sidecar(settings, wishes, whole, configuration))
+    };
     let volumes = volumes();
-    let sum = sum(intercept.iter().chain([&unconfigured]).chain(&volumes));
+    // the API server completes the pod's own resources between two calls, from ours among others: like the configuration,
+    // what we leave to them does not count
+    let (by_itself, unconfigured) = ours(&Value::Null, "");
+    let sum = sum(by_itself.iter().chain([&unconfigured]).chain(&volumes));
     let same = pod["metadata"]["annotations"][format!("{PREFIX}{SUM}")] == *sum;
-    let sidecar = earlier.container(sidecar(settings, wishes, configuration), same);
+    let (intercept, sidecar) = ours(&pod["spec"]["resources"], configuration);
+    let sidecar = earlier.container(sidecar, same);
     let spec = &mut pod["spec"];
     if wishes.native {
         list(spec, "initContainers").insert(0, sidecar);
@@ -55,7 +61,7 @@ pub(super) fn add(
     sum
 }
 
-fn sidecar(settings: &Settings, wishes: &Wishes, configuration: &str) -> Value {
+fn sidecar(settings: &Settings, wishes: &Wishes, whole: &Value, configuration: &str) -> Value {
     let mut container = json!({
         "name": SIDECAR,
         "image": settings.image,
@@ -71,7 +77,7 @@ fn sidecar(settings: &Settings, wishes: &Wishes, configuration: &str) -> Value {
         "startupProbe": asks("/ready", 1, 300),
         "readinessProbe": asks("/ready", 5, 3),
         "livenessProbe": asks("/live", 10, 6),
-        "resources": resources(wishes),
+        "resources": resources(wishes, whole),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": {"drop": ["ALL"]},
@@ -125,18 +131,28 @@ fn environment(wishes: &Wishes, configuration: &str) -> Value {
 
 /// Of both containers: what a LimitRange or a quota demands of one it demands of the other. The init container is over before the
 /// sidecar begins, so that the pod asks for no more by it.
-fn resources(wishes: &Wishes) -> Value {
+///
+/// `whole`: the pod's own resources, which all its containers share. What they bound is left to them, limits too (a request would
+/// be made of one): requests of containers may not be more together, and their author counted without ours. What the pod's own
+/// annotations say is asked for all the same.
+fn resources(wishes: &Wishes, whole: &Value) -> Value {
     let (mut requests, mut limits) = (Map::new(), Map::new());
     for (name, Bounds { request, limit }) in [("cpu", &wishes.cpu), ("memory", &wishes.memory)] {
-        requests.insert(name.into(), request.as_str().into());
-        if let Some(limit) = limit {
+        let is_shared = ["requests", "limits"].iter().any(|part| whole[*part].get(name).is_some());
+        let wished = |part: &str| !is_shared || wishes.own.contains(&format!("proxy-{name}-{part}"));
+        if wished("request") || wished("limit") {
+            requests.insert(name.into(), request.as_str().into());
+        }
+        if let Some(limit) = limit.as_ref().filter(|_| wished("limit")) {
             limits.insert(name.into(), limit.as_str().into());
         }
     }
-    json!({"requests": requests, "limits": limits})
+    let parts =
+        [("requests", requests), ("limits", limits)].into_iter().filter(|(_, quantities)| !quantities.is_empty());
+    parts.map(|(part, quantities)| (part.to_owned(), quantities.into())).collect::<Map<_, _>>().into()
 }
 
-fn intercept(settings: &Settings, wishes: &Wishes) -> Value {
+fn intercept(settings: &Settings, wishes: &Wishes, whole: &Value) -> Value {
     let own = format!("{},{}", ports::MTLS, ports::ADMIN);
     let inbound = [Some(own), wishes.skip_inbound.clone()].into_iter().flatten().collect::<Vec<_>>().join(",");
     let uid = SIDECAR_UID.to_string();
@@ -150,7 +166,7 @@ fn intercept(settings: &Settings, wishes: &Wishes) -> Value {
         "imagePullPolicy": "IfNotPresent",
         "command": [PROGRAM],
         "args": arguments,
-        "resources": resources(wishes),
+        "resources": resources(wishes, whole),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},

@@ -8,6 +8,8 @@ use crate::PREFIX;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
+/// The label of nodes that says what they run.
+const OS: &str = "kubernetes.io/os";
 pub(super) const PROXY_NAMES: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 pub(super) const NO_PROXY_NAMES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 pub(super) const PROXY_URL: &str = "http://127.0.0.1:15002";
@@ -28,7 +30,7 @@ pub(super) fn refuse(pod: &Value, wishes: &Wishes) -> Result<(), String> {
             "a pod with hostNetwork shares the node's network, whose traffic is not its own: {without}"
         ));
     }
-    if spec["os"]["name"] == "windows" {
+    if is_for_windows(spec) {
         return Err(format!("there is no sidecar for Windows: {without}"));
     }
     let ends = spec["restartPolicy"].as_str().is_some_and(|policy| policy != "Always");
@@ -51,6 +53,23 @@ pub(super) fn refuse(pod: &Value, wishes: &Wishes) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether no other node would do.
+fn is_for_windows(spec: &Value) -> bool {
+    let required = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    let asks = |expression: &Value| {
+        let values = expression["values"].as_array();
+        expression["key"] == OS
+            && expression["operator"] == "In"
+            && values.is_some_and(|all| !all.is_empty() && all.iter().all(|value| value == "windows"))
+    };
+    // a node needs to meet one of the terms, and of that all expressions
+    let term = |term: &Value| term["matchExpressions"].as_array().is_some_and(|all| all.iter().any(asks));
+    let terms = required["nodeSelectorTerms"].as_array();
+    spec["os"]["name"] == "windows"
+        || spec["nodeSelector"][OS] == "windows"
+        || terms.is_some_and(|all| !all.is_empty() && all.iter().all(term))
 }
 
 fn refuse_container(container: &Value) -> Result<(), String> {
@@ -113,11 +132,10 @@ pub(super) fn warn(pod: &Value, wishes: &Wishes, warnings: &mut Vec<String>) {
 }
 
 /// Tells applications of the sidecar instead of redirecting their traffic.
-pub(super) fn proxied(pod: &mut Value, standard: &str, warnings: &mut Vec<String>) {
+pub(super) fn proxied(pod: &mut Value, why: &str, warnings: &mut Vec<String>) {
     warnings.push(format!(
-        "the namespace enforces the pod security standard {standard}, which forbids redirection: applications are told of \
-         the sidecar by HTTP_PROXY, which answers 404 for what the mesh does not know; what does not heed it, is no HTTP in \
-         clear, or comes in without mTLS passes the sidecar by"
+        "{why}: applications are told of the sidecar by HTTP_PROXY, which answers 404 for what the mesh does not know; what \
+         does not heed it, is no HTTP in clear, or comes in without mTLS passes the sidecar by"
     ));
     for part in CONTAINERS {
         for container in containers_mut(pod, part) {

@@ -201,6 +201,30 @@ mod tests {
         assert_eq!(injected(&mirrored, "fusewire:1"), mirrored);
     }
 
+    /// The API server makes requests of the pod of what its containers ask for, ours among them, as soon as it has any limit.
+    #[test]
+    fn what_the_api_server_makes_of_our_requests_for_the_whole_pod_is_no_reason_to_change_them() {
+        let mut pod = pod();
+        pod["spec"]["resources"] = json!({"limits": {"cpu": "1"}});
+        let mut admitted = injected(&pod, "fusewire:1");
+        let asked = &ours(&mut admitted, SIDECAR)["resources"];
+        assert_eq!(*asked, json!({"requests": {"memory": "32Mi"}, "limits": {"memory": "256Mi"}}));
+        admitted["spec"]["resources"]["requests"] = json!({"cpu": "1", "memory": "32Mi"});
+        ours(&mut admitted, SIDECAR)["image"] = "mirror.example/fusewire:1".into();
+        assert_eq!(injected(&admitted, "fusewire:1"), admitted);
+    }
+
+    #[test]
+    fn an_empty_list_that_was_there_before_us_stays() {
+        let mut pod = pod();
+        pod["metadata"]["annotations"] =
+            json!({"fusewire.io/native-sidecar": "disabled", "fusewire.io/redirect": "disabled"});
+        pod["spec"]["initContainers"] = json!([]);
+        let once = injected(&pod, "fusewire:1");
+        assert_eq!(once["spec"]["initContainers"], json!([]));
+        assert_eq!(injected(&once, "fusewire:1"), once);
+    }
+
     #[test]
     fn the_configuration_is_of_the_pod_as_it_is_and_the_rest_stays() {
         let mut admitted = admitted();

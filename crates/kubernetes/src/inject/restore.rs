@@ -22,10 +22,15 @@ pub(super) fn restore(pod: &mut Value) -> Earlier {
     let Some(spec) = pod.get_mut("spec") else { return earlier };
     for part in CONTAINERS {
         let Some(containers) = array_mut(spec, part) else { continue };
+        let before = containers.len();
         let ours = containers.extract_if(.., |c| matches!(c["name"].as_str(), Some(SIDECAR | INTERCEPT)));
         earlier.containers.extend(ours);
         for container in containers.iter_mut() {
             without_proxy(container);
+        }
+        // an empty list that was there before us is not ours to take out
+        if containers.len() < before && part == "initContainers" {
+            drop_empty(spec, part);
         }
     }
     if let Some(volumes) = array_mut(spec, "volumes") {
@@ -33,7 +38,6 @@ pub(super) fn restore(pod: &mut Value) -> Earlier {
         let is_ours = |volume: &mut Value| volume["name"].as_str().is_some_and(|name| VOLUMES.contains(&name));
         earlier.volumes = volumes.extract_if(.., is_ours).collect();
     }
-    drop_empty(spec, "initContainers");
     drop_empty(spec, "volumes");
     probes::restore(pod, &configuration::probes(&text));
     earlier
@@ -63,7 +67,7 @@ fn without_proxy(container: &mut Value) {
             || (NO_PROXY_NAMES.contains(&name) && value == Some(NO_PROXY));
         !ours
     });
-    // an empty list that was there before us is not ours to take out
+    // nor here
     if variables.len() < before {
         drop_empty(container, "env");
     }

@@ -6,11 +6,11 @@
 use super::quantity::{self, Quantity};
 use crate::PREFIX;
 use fusewire_model::yaml::parse_duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What people may write.
-pub(super) const WISHES: [&str; 15] = [
+pub(super) const WISHES: [&str; 16] = [
     "inject",
     "skip-inbound-ports",
     "skip-outbound-ports",
@@ -26,6 +26,7 @@ pub(super) const WISHES: [&str; 15] = [
     "drain-deadline",
     "unknown-destinations",
     "app-address",
+    "redirect",
 ];
 /// What we write ourselves.
 const OURS: [&str; 3] = ["version", "injected", super::others::SUM];
@@ -39,12 +40,16 @@ pub(super) struct Wishes {
     pub(super) skip_outbound: Option<String>,
     pub(super) cpu: Bounds,
     pub(super) memory: Bounds,
+    /// Names that the pod itself says, and not its namespace.
+    pub(super) own: BTreeSet<String>,
     pub(super) log_level: Option<String>,
     pub(super) access_log: Option<String>,
     pub(super) sample: Option<String>,
     pub(super) native: bool,
     pub(super) drain: Option<Duration>,
     pub(super) refuse_unknown: bool,
+    /// What was said of it; else the namespace decides.
+    pub(super) redirect: Option<bool>,
     /// The application listens on the pod's address and not on loopback.
     pub(super) app_at_pod: bool,
 }
@@ -80,12 +85,14 @@ impl Wishes {
             skip_outbound: ports(&said, "skip-outbound-ports")?,
             cpu: bounds(&said, ["proxy-cpu-request", "proxy-cpu-limit"], ("10m", None))?,
             memory: bounds(&said, ["proxy-memory-request", "proxy-memory-limit"], ("32Mi", Some("256Mi")))?,
+            own: pod.keys().filter_map(|key| key.strip_prefix(PREFIX)).map(str::to_owned).collect(),
             log_level: choice("proxy-log-level", &["off", "error", "warn", "info", "debug"])?,
             access_log: choice("access-log", &["off", "errors", "text", "json"])?,
             sample: said.get("trace-sample").map(|text| sample(text)).transpose()?,
             native: native.is_none_or(|word| word == "enabled"),
             drain: said.get("drain-deadline").map(|text| drain(text)).transpose()?,
             refuse_unknown: choice("unknown-destinations", &["allow", "refuse"])?.is_some_and(|word| word == "refuse"),
+            redirect: choice("redirect", &["enabled", "disabled"])?.map(|word| word == "enabled"),
             app_at_pod: choice("app-address", &["loopback", "pod"])?.is_some_and(|word| word == "pod"),
         })
     }
@@ -241,6 +248,7 @@ mod tests {
             ("drain-deadline", "2h", "a duration"),
             ("unknown-destinations", "deny", "allow, refuse"),
             ("app-address", "10.0.0.1", "loopback, pod"),
+            ("redirect", "false", "enabled, disabled"),
         ] {
             let why = read(&[], &[(name, value)]).0.unwrap_err();
             assert!(why.contains(wanted) && why.contains(name) && why.contains(value), "{why}");

@@ -63,6 +63,7 @@ fn annotations() -> impl Strategy<Value = Value> {
         "native-sidecar",
         "drain-deadline",
         "trace-sample",
+        "redirect",
         "unheard-of",
     ]);
     let values = prop::sample::select(vec!["enabled", "disabled", "80", "1Gi", "json", "20s", "5%", "", "nonsense"]);
@@ -78,8 +79,9 @@ fn pod() -> impl Strategy<Value = Value> {
         prop::option::of(prop_oneof![Just(json!([{"name": "data"}])), Just(json!([{"name": "fusewire-data"}]))]),
         prop::option::of(prop::sample::select(vec!["Always", "Never"])),
         prop::option::of(prop_oneof![Just(json!(0)), Just(json!(90_000)), Just(json!("x"))]),
+        prop::option::of(prop_oneof![Just(json!({"limits": {"cpu": "1"}})), Just(json!({"requests": {"memory": 1}}))]),
     );
-    let spec = object(spec.prop_map(|(mut containers, init, volumes, restart, grace)| {
+    let spec = object(spec.prop_map(|(mut containers, init, volumes, restart, grace, resources)| {
         let apps = containers.iter_mut().enumerate().skip(1).filter(|(_, container)| container["name"] == "app");
         apps.for_each(|(n, container)| container["name"] = format!("app-{n}").into());
         vec![
@@ -88,6 +90,7 @@ fn pod() -> impl Strategy<Value = Value> {
             ("volumes", volumes),
             ("restartPolicy", restart.map(Value::from)),
             ("terminationGracePeriodSeconds", grace),
+            ("resources", resources),
             ("fieldOfANewerKubernetes", Some(json!({"kept": true}))),
         ]
     }));

@@ -1,6 +1,6 @@
 //! `tests/golden/NAME.yaml` becomes `tests/golden/injected/NAME.yaml`. `UPDATE_EXPECT=1 cargo test` writes what is new.
 
-use crate::schema;
+use crate::{resources, schema};
 use expect_test::expect_file;
 use fusewire_kubernetes::{Namespace, Settings, inject_manifests, uninject_manifests, yaml};
 use std::path::{Path, PathBuf};
@@ -92,6 +92,21 @@ fn the_sidecar_understands_its_configuration() {
         }
     }
     assert!(seen > 30, "{seen}");
+}
+
+/// The API server refuses others.
+#[test]
+fn no_pod_asks_for_more_than_it_has_as_a_whole() {
+    let mut seen = 0;
+    for (name, text) in cases() {
+        let injected = inject_manifests(&text, &Namespace::default(), &settings()).unwrap().text;
+        for pod in yaml::read(&injected).unwrap().iter().filter(|document| document["kind"] == "Pod") {
+            let fault = resources::fault(&pod["spec"]);
+            assert_eq!(fault, None, "{name}: {}", pod["metadata"]["name"]);
+            seen += usize::from(pod["spec"]["resources"].is_object());
+        }
+    }
+    assert!(seen >= 5, "{seen}");
 }
 
 fn configurations(value: &serde_json::Value) -> Vec<String> {

@@ -1,9 +1,12 @@
 //! What `deploy/kubernetes` says, as this binary renders it.
 
 use crate::schema;
-use fusewire_kubernetes::install::{FILES, Overlay, manifests};
-use fusewire_kubernetes::yaml;
-use serde_json::Value;
+use expect_test::expect;
+use fusewire_kubernetes::install::{FILES, Overlay, apply, manifests};
+use fusewire_kubernetes::{Client, yaml};
+use fusewire_testkit::KubeApi;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +103,92 @@ fn the_control_plane_may_do_nothing_to_everything() {
             assert!(!changes || own || status || !words("resourceNames").is_empty(), "{rule} is not bound to a name");
         }
     }
+}
+
+/// Nothing that it never does: who adds a call adds its verb here and there.
+#[test]
+fn the_control_plane_may_do_what_it_does() {
+    let documents = all(Overlay::None);
+    let mut rights = String::new();
+    for role in of(&documents, "Role").chain(of(&documents, "ClusterRole")) {
+        for rule in role["rules"].as_array().unwrap() {
+            let words = |key: &str| {
+                let all = rule[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+                all.collect::<Vec<_>>().join(" ")
+            };
+            let (group, names) = (words("apiGroups"), words("resourceNames"));
+            for resource in words("resources").split(' ') {
+                let place = [role["kind"].as_str().unwrap(), &group, resource, &names];
+                let place = place.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+                rights += &format!("{place}: {}\n", words("verbs"));
+            }
+        }
+    }
+    expect![[r#"
+        Role secrets fusewire-store: get list watch update
+        Role secrets: create
+        Role coordination.k8s.io leases: get list create update patch delete
+        ClusterRole pods: get list watch
+        ClusterRole namespaces: get list watch
+        ClusterRole services: list watch
+        ClusterRole discovery.k8s.io endpointslices: list watch
+        ClusterRole fusewire.io resiliencepolicies: list watch
+        ClusterRole fusewire.io externalservices: list watch
+        ClusterRole fusewire.io authorizationpolicies: list watch
+        ClusterRole fusewire.io breakeroverrides: list watch
+        ClusterRole fusewire.io resiliencepolicies/status: patch
+        ClusterRole fusewire.io externalservices/status: patch
+        ClusterRole fusewire.io authorizationpolicies/status: patch
+        ClusterRole fusewire.io breakeroverrides/status: patch
+        ClusterRole gateway.networking.k8s.io httproutes: get list watch
+        ClusterRole gateway.networking.k8s.io grpcroutes: get list watch
+        ClusterRole gateway.networking.k8s.io referencegrants: list watch
+        ClusterRole gateway.networking.k8s.io httproutes/status: update
+        ClusterRole gateway.networking.k8s.io grpcroutes/status: update
+        ClusterRole authentication.k8s.io tokenreviews: create
+        ClusterRole configmaps fusewire-trust: list watch patch
+        ClusterRole configmaps: create
+        ClusterRole admissionregistration.k8s.io mutatingwebhookconfigurations fusewire-injector: get patch
+        ClusterRole events.k8s.io events: create
+    "#]]
+    .assert_eq(&rights);
+}
+
+/// What an operator wrote, and how far somebody scaled it.
+#[tokio::test]
+async fn installed_again_it_leaves_what_its_operators_set() {
+    let server = KubeApi::start();
+    let kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig()).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let client = Client::try_from(config).unwrap();
+    let mut told = Vec::new();
+    apply(&client, &all(Overlay::None), |what| told.push(what.to_owned())).await.unwrap();
+    assert!(told.contains(&"ConfigMap fusewire-system/fusewire-mesh: made".to_owned()), "{told:?}");
+    let mut mesh = server.get("configmaps", "fusewire-system", "fusewire-mesh").unwrap();
+    mesh["data"] = json!({"mesh.yaml": "trust_domain: shop.example\n", "policies.yaml": "policies: {}\n"});
+    let mesh = server.put(mesh);
+    let control = || server.get("apps/v1/deployments", "fusewire-system", "fusewire-control").unwrap();
+    let mut scaled = control();
+    scaled["spec"]["replicas"] = 3.into();
+    let fields = json!({"f:spec": {"f:replicas": {}}});
+    let by = json!({"manager": "kubectl", "operation": "Update", "subresource": "scale", "fieldsV1": fields});
+    scaled["metadata"]["managedFields"] = json!([by]);
+    server.put(scaled);
+    told.clear();
+    apply(&client, &all(Overlay::None), |what| told.push(what.to_owned())).await.unwrap();
+    assert_eq!(server.get("configmaps", "fusewire-system", "fusewire-mesh").unwrap(), mesh);
+    assert_eq!(control()["spec"]["replicas"], 3);
+    for what in
+        ["fusewire-mesh: is there already, and left as it is", "applied, at the 3 replicas that it was scaled to"]
+    {
+        assert!(told.iter().any(|told| told.ends_with(what)), "{told:?}");
+    }
+    // what nobody else set is what was asked for
+    let mut own = control();
+    own["metadata"]["managedFields"][0]["subresource"].take();
+    server.put(own);
+    apply(&client, &all(Overlay::SingleReplica), |_| ()).await.unwrap();
+    assert_eq!(control()["spec"]["replicas"], 1);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod golden;
 mod installed;
 mod leader;
 mod objects;
+mod resources;
 mod schema;
 mod token;
 mod translate;
