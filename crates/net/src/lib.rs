@@ -14,6 +14,8 @@ pub mod redirect;
 mod silence;
 mod socket;
 mod splice;
+#[cfg(test)]
+mod splits;
 mod transparent;
 
 pub use both::{Both, Broken, End, Moved, Socket};
