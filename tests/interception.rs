@@ -12,6 +12,8 @@ mod cables;
 mod churn;
 #[path = "interception/delay.rs"]
 mod delay;
+#[path = "interception/ends.rs"]
+mod ends;
 #[path = "interception/host.rs"]
 mod host;
 #[path = "interception/inbound.rs"]
@@ -22,6 +24,8 @@ mod names;
 mod outbound;
 #[path = "interception/programs.rs"]
 mod programs;
+#[path = "interception/restart.rs"]
+mod restart;
 #[path = "interception/rules.rs"]
 mod rules;
 #[path = "interception/start.rs"]

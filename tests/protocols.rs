@@ -14,6 +14,8 @@ mod connections;
 mod ends;
 #[path = "protocols/messages.rs"]
 mod messages;
+#[path = "protocols/resets.rs"]
+mod resets;
 #[path = "protocols/streams.rs"]
 mod streams;
 #[path = "protocols/tcp.rs"]

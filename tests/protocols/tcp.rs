@@ -83,6 +83,7 @@ fn bytes_and_connections_are_counted_by_service_in_the_metrics_of_both_sides() {
     let mut open: Vec<Conn> = pair.tcp.into_iter().chain(pair.tcp).map(Conn::connect).collect();
     open.iter_mut().for_each(|conn| conn.say("1234567"));
     is("requests_in_flight", [2.0; 3]);
+    is("received_bytes_total", [14.0; 3]); // while they are open
     for conn in &mut open {
         conn.finish();
         assert_eq!(conn.rest().unwrap().len(), 70);

@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 /// Pending connections the kernel holds for us; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// How long sent bytes may stay unacknowledged before the connection is dead (TCP_USER_TIMEOUT): the time after which a
-/// blackholed peer is noticed even with a request in flight.
-const USER_TIMEOUT: Duration = Duration::from_secs(13);
+/// How long sent bytes may stay unacknowledged before the connection is dead: the time after which a blackholed peer is
+/// noticed even with a request in flight.
+pub(crate) const UNANSWERED: Duration = Duration::from_secs(13);
 
 /// EAFNOSUPPORT, for which `io::ErrorKind` has no name.
 const NO_SUCH_FAMILY: i32 = 97;
@@ -79,22 +79,36 @@ pub(crate) async fn first<T, F: Future<Output = T>>(dial: impl Fn() -> F) -> T {
     }
 }
 
-/// No Nagle, keepalive, and a bound on unacknowledged data. An option that the platform lacks is left out: the
-/// connection works without it.
+/// No Nagle, and keepalive, which finds an idle connection to nobody within a minute. An option that the platform lacks is
+/// left out: the connection works without it.
+///
+/// There is no TCP_USER_TIMEOUT: since Linux 5.11 it ends a connection whose reader is paused, though each probe of its
+/// closed window is answered. [`crate::Silence`] tells the two apart.
 pub fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    let keepalive = keepalive.with_retries(3);
     let _ = socket.set_tcp_keepalive(&keepalive);
+}
+
+/// Besides [`tune`], to a process of ours, which reads whatever comes: a bound on unacknowledged bytes.
+pub fn tune_peer(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(UNANSWERED));
     #[cfg(not(target_os = "linux"))]
-    let _ = USER_TIMEOUT;
+    let _ = stream;
 }
 
 /// Its close will be an RST, so that the peer learns of a failure rather than of an end.
 pub fn reset_on_close(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Its close will be an end again.
+pub fn end_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 #[cfg(test)]
@@ -118,6 +132,21 @@ mod tests {
         let unknown = io::Error::from_raw_os_error(NO_SUCH_FAMILY);
         assert!(lacks_ipv6("[::]:1".parse().unwrap(), &unknown));
         assert!(!lacks_ipv6("[::]:1".parse().unwrap(), &io::Error::from(io::ErrorKind::AddrInUse)));
+    }
+
+    /// Which would end a connection whose reader pauses.
+    #[tokio::test]
+    async fn only_to_processes_of_ours_are_unacknowledged_bytes_bounded() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+            tune_peer(&stream);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNANSWERED));
+        }
     }
 
     #[tokio::test(start_paused = true)]

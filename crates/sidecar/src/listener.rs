@@ -10,6 +10,7 @@ use crate::http::serve::{Connection, Http, Way, serve};
 use crate::mesh::{Mesh, Worker};
 use crate::tcp;
 use crate::upstream::kept::Ends;
+use crate::upstream::tunnel::Io;
 use fusewire_identity::{ALPN_WIRE, Refusal, expect_alpn, peer_id, peer_not_after, refusal};
 use fusewire_model::ServiceName;
 use fusewire_model::service::Protocol;
@@ -43,7 +44,7 @@ pub(crate) struct Outbound {
 }
 
 /// Calls `taken` for every connection, and `full` for those past the limit, until the drain begins; then the socket is
-/// closed.
+/// closed. One past the limit is reset: many protocols take an end for an answer.
 pub(crate) async fn accept(
     listener: TcpListener,
     doors: &Arc<Doors>,
@@ -62,7 +63,10 @@ pub(crate) async fn accept(
                 fusewire_net::tune(&stream);
                 match doors.enter() {
                     Some(place) => taken(stream, peer, Arc::new(drain.guard(place))),
-                    None => full(stream),
+                    None => {
+                        fusewire_net::reset_on_close(&stream);
+                        full(stream);
+                    }
                 }
             }
             Err(e) => {
@@ -106,6 +110,7 @@ pub(crate) async fn outbound(worker: Arc<Worker>, listener: TcpListener, to: Out
 
 /// The refusal, and a moment for the caller to read it: a close with its request unread would be a reset.
 async fn say_full(mut stream: TcpStream) {
+    fusewire_net::end_on_close(&stream);
     let said = async {
         stream.write_all(reply::FULL).await?;
         stream.shutdown().await?;
@@ -203,7 +208,7 @@ async fn from_peer(
 /// The same, where it has begun TLS, which must have ended by `until`.
 pub(crate) async fn secured(
     worker: &Arc<Worker>,
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: impl Io + 'static,
     (peer, ends, until): (SocketAddr, Option<Ends>, Instant),
     guard: SharedGuard,
     doors: &Arc<Doors>,
@@ -238,7 +243,7 @@ pub(crate) async fn secured(
 type Proven<T> = (tokio_rustls::server::TlsStream<T>, fusewire_identity::SpiffeId, u64);
 
 /// The TLS handshake and the peer's identity; `None` where the peer merely went away.
-async fn prove<T: AsyncRead + AsyncWrite + Unpin>(mesh: &Mesh, stream: T) -> Result<Proven<T>, Option<Refusal>> {
+async fn prove<T: Io>(mesh: &Mesh, stream: T) -> Result<Proven<T>, Option<Refusal>> {
     let tls = mesh.tls().ok_or_else(|| Some(Refusal::Handshake("this sidecar has no certificate yet".into())))?;
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.server.clone());
     let stream = acceptor.accept(stream).await.map_err(|e| refusal(&e))?;
@@ -246,6 +251,7 @@ async fn prove<T: AsyncRead + AsyncWrite + Unpin>(mesh: &Mesh, stream: T) -> Res
     expect_alpn(session, ALPN_WIRE).map_err(Some)?;
     let id = peer_id(session.peer_certificates()).map_err(|_| Some(Refusal::NoSpiffeId))?;
     let until = peer_not_after(session.peer_certificates()).map_err(|_| Some(Refusal::NoSpiffeId))?;
+    let _ = stream.get_ref().0.socket().map(fusewire_net::tune_peer);
     Ok((stream, id, until))
 }
 

@@ -6,9 +6,9 @@ use crate::fault::Fault;
 use crate::http::exchange::Exchange;
 use crate::mesh::Worker;
 use crate::snapshot::Target;
+use crate::upstream::join::join;
 use crate::upstream::kept::Ends;
 use crate::upstream::tunnel;
-use fusewire_resilience::{Happening, classify};
 use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,10 +37,9 @@ pub(crate) async fn carry(
         Ok::<_, Fault>((tunnel::open(&mut exchange, &target).await?, idle))
     };
     match opened.await {
-        Ok((tunnel::Open { io, attempt, _kept }, idle)) => {
+        Ok((tunnel::Open { io, served, _kept }, idle)) => {
             begun(&mut exchange);
-            tunnel::join(stream, io, &mut exchange, idle).await;
-            exchange.settle(attempt, classify(Happening::Complete));
+            join(stream, io, &mut exchange, idle, Some(served)).await;
         }
         Err(fault) => refuse(&mut exchange, &stream, &fault),
     }
@@ -69,7 +68,7 @@ pub(crate) async fn pass(
         Ok(far) => {
             worker.mesh.passing.dialled(&far, address);
             begun(&mut exchange);
-            tunnel::join(stream, far, &mut exchange, None).await;
+            join(stream, far, &mut exchange, None, None).await;
         }
         Err(fault) => refuse(&mut exchange, &stream, &fault),
     }

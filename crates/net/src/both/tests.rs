@@ -1,6 +1,7 @@
 use super::*;
 use crate::splice::spare;
 use socket2::SockRef;
+use std::future::poll_fn;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -28,14 +29,14 @@ async fn pair() -> (TcpStream, TcpStream) {
 struct Joined {
     near: TcpStream,
     far: TcpStream,
-    copying: JoinHandle<(io::Result<()>, Moved)>,
+    copying: JoinHandle<(Result<(), Broken>, Moved)>,
 }
 
 async fn joined(by: Socket<TcpStream>) -> Joined {
     let ((near, mut inner), (mut outer, far)) = (pair().await, pair().await);
     let copying = tokio::spawn(async move {
-        let moved = Moved::default();
-        let copied = copy_both((&mut inner, by), (&mut outer, by), &moved).await;
+        let (moved, mut both) = (Moved::default(), Both::default());
+        let copied = poll_fn(|cx| both.poll(cx, (&mut inner, by), (&mut outer, by), &moved)).await;
         if copied.is_err() {
             crate::reset_on_close(&inner);
             crate::reset_on_close(&outer);
@@ -163,7 +164,71 @@ async fn a_reset_on_either_side_ends_both_while_much_is_on_its_way() {
             let told = other.read(&mut [0]).await.unwrap_err();
             assert_eq!(told.kind(), io::ErrorKind::ConnectionReset);
         }
-        assert!(copying.await.unwrap().0.is_err());
+        let broken = copying.await.unwrap().0.unwrap_err();
+        // with bytes underway the other end may be the first to be found broken: it gave up too
+        assert!(bytes > 0 || broken.end == if turned { End::Far } else { End::Near });
+    }
+}
+
+/// It takes nothing more, and has said something before.
+#[tokio::test]
+async fn the_last_words_of_an_end_that_resets_arrive_before_its_reset() {
+    for (by, words, turned) in [
+        (no_socket as Socket<TcpStream>, 9, false),
+        (no_socket, 100_000, true),
+        (socket, 9, true),
+        (socket, 100_000, false),
+    ] {
+        let Joined { near, far, copying } = joined(by).await;
+        let (mut breaks, mut other) = if turned { (near, far) } else { (far, near) };
+        let before = vec![1; 2 * MIB]; // enough for a pipe
+        let mut heard = vec![0; before.len()];
+        let (said, read) = tokio::join!(breaks.write_all(&before), other.read_exact(&mut heard));
+        assert_eq!((said.unwrap(), read.unwrap()), ((), before.len()));
+        other.write_all(b"ready").await.unwrap();
+        breaks.read_exact(&mut [0; 5]).await.unwrap();
+        // all of it while the copying has no turn: a question is there, and by now nobody who would take it
+        let last = vec![2; words];
+        assert_eq!(other.try_write(b"question").unwrap(), 8);
+        assert_eq!(breaks.try_write(&last).unwrap(), words);
+        crate::reset_on_close(&breaks);
+        drop(breaks);
+        let mut heard = vec![0; words];
+        other.read_exact(&mut heard).await.expect("the last words");
+        assert!(heard == last);
+        assert_eq!(other.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "and no end");
+        let broken = copying.await.unwrap().0.unwrap_err();
+        assert_eq!(broken.end, if turned { End::Near } else { End::Far });
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_is_reset_after_its_half_close_is_found_by_looking() {
+    for turned in [false, true] {
+        let ((near, mut inner), (mut outer, far)) = (pair().await, pair().await);
+        let (mut ends, mut silent) = if turned { (far, near) } else { (near, far) };
+        let (moved, mut both) = (Moved::default(), Both::default());
+        ends.shutdown().await.unwrap();
+        let heard = async { silent.read(&mut [0]).await.unwrap() };
+        tokio::select! {
+            biased;
+            _ = poll_fn(|cx| both.poll(cx, (&mut inner, socket), (&mut outer, socket), &moved)) => panic!("half is open"),
+            heard = heard => assert_eq!(heard, 0, "its end"),
+        }
+        assert!(both.is_half_over());
+        assert_eq!(both.gone(Some(&inner), Some(&outer)), None);
+        crate::reset_on_close(&ends);
+        drop(ends);
+        let found = async {
+            loop {
+                match both.gone(Some(&inner), Some(&outer)) {
+                    Some(end) => break end,
+                    None => yield_now().await,
+                }
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), found).await.expect("it is found");
+        assert_eq!(found, if turned { End::Far } else { End::Near });
     }
 }
 

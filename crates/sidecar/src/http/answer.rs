@@ -12,8 +12,8 @@ use crate::fault::Fault;
 use crate::mesh::Worker;
 use crate::snapshot::Target;
 use crate::upstream::instance::Instance;
+use crate::upstream::join::join;
 use crate::upstream::send::Held;
-use crate::upstream::tunnel;
 use fusewire_resilience::retry::Mark;
 use fusewire_resilience::{Attempt, Class, Happening, Outcome, Time, classify};
 use fusewire_telemetry::Reason;
@@ -264,7 +264,7 @@ impl Answer {
         tokio::spawn(async move {
             let _guard = guard;
             if let Ok((near, far)) = futures_util::future::try_join(caller.on, far).await {
-                tunnel::join(TokioIo::new(near), TokioIo::new(far), &mut exchange, idle).await;
+                join(TokioIo::new(near), TokioIo::new(far), &mut exchange, idle, None).await;
             }
             exchange.settle(attempt, classify(Happening::Complete));
             drop(held);

@@ -12,9 +12,10 @@ use super::serve::Connection;
 use super::unread::Message;
 use crate::bounds;
 use crate::fault::Fault;
+use crate::upstream::join::join;
 use crate::upstream::stream::{self, Stream};
 use crate::upstream::tunnel;
-use fusewire_resilience::{Happening, classify};
+use fusewire_resilience::Happening;
 use fusewire_telemetry::metrics::Direction;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -177,18 +178,17 @@ pub(crate) async fn tunnel(
     let (writes, written) = stream::pipe();
     let joined = async move {
         let _guard = guard;
-        let tunnel::Open { io, attempt, _kept } = opened;
+        let tunnel::Open { io, served, _kept } = opened;
         match upgraded {
             None => {
-                tunnel::join(Stream::new(request.into_body(), Message::Request, writes), io, &mut exchange, idle).await
+                let near = Stream::new(request.into_body(), Message::Request, writes);
+                join(near, io, &mut exchange, idle, Some(served)).await;
             }
-            Some(upgraded) => {
-                if let Ok(near) = upgraded.await {
-                    tunnel::join(TokioIo::new(near), io, &mut exchange, idle).await;
-                }
-            }
+            Some(upgraded) => match upgraded.await {
+                Ok(near) => join(TokioIo::new(near), io, &mut exchange, idle, Some(served)).await,
+                Err(_) => served.end(&mut exchange, Happening::Complete),
+            },
         }
-        exchange.settle(attempt, classify(Happening::Complete));
     };
     tokio::spawn(joined);
     reply::connected((near == Near::Bodies).then_some(written))

@@ -72,6 +72,8 @@ pub(crate) struct Exchange {
     pub(crate) sharing: Option<Box<Sharing>>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    /// Of both, what the metrics know already.
+    counted: [u64; 2],
     pub(crate) trace: Trace,
     /// Outbound: its place among the service's requests, to the end.
     pub(crate) place: Option<Place>,
@@ -182,6 +184,7 @@ impl Exchange {
             sharing: None,
             bytes_in: 0,
             bytes_out: 0,
+            counted: [0; 2],
             trace: Trace::begin(worker, believed(direction, &peer), fields, started),
             peer,
             place: None,
@@ -428,6 +431,19 @@ impl Exchange {
         attempt.end(outcome, ended);
     }
 
+    /// So many bytes have come and gone so far. What lasts says so more than once.
+    pub(crate) fn count(&mut self, [received, sent]: [u64; 2]) {
+        (self.bytes_in, self.bytes_out) = (received, sent);
+        let [had_received, had_sent] = std::mem::replace(&mut self.counted, [received, sent]);
+        let metrics = self.metrics();
+        if received > had_received {
+            metrics.bytes_received.inc_by(received - had_received);
+        }
+        if sent > had_sent {
+            metrics.bytes_sent.inc_by(sent - had_sent);
+        }
+    }
+
     /// The one moment at which it ended.
     pub(crate) fn end(&mut self) -> Time {
         *self.ended.get_or_insert_with(|| self.worker.mesh.clock.now())
@@ -502,6 +518,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let ended = self.end();
         self.conclude(ended);
+        self.count([self.bytes_in, self.bytes_out]);
         if self.status.is_none() && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
         }
@@ -518,12 +535,6 @@ impl Drop for Exchange {
         metrics.requests.ended(&counted);
         if let Some(reason) = self.reason.filter(|reason| reason.is_failure()) {
             metrics.reason(reason);
-        }
-        if self.bytes_in > 0 {
-            metrics.bytes_received.inc_by(self.bytes_in);
-        }
-        if self.bytes_out > 0 {
-            metrics.bytes_sent.inc_by(self.bytes_out);
         }
         if self.upstream.is_some() {
             metrics.in_flight.dec();

@@ -75,6 +75,7 @@ async fn dial(address: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> io::Resul
     let stream = TlsConnector::from(tls.clone()).connect(unchecked_name(), stream).await?;
     let id = peer_id(stream.get_ref().1.peer_certificates()).map_err(io::Error::other)?;
     if id.path() == CONTROL_PATH {
+        fusewire_net::tune_peer(stream.get_ref().0);
         return Ok(stream);
     }
     Err(io::Error::other(format!("{id} answers there, which is not the control plane")))

@@ -252,6 +252,7 @@ async fn secure(
     if id != peer.identity {
         return Err(Fault::WrongIdentity { expected: peer.identity.to_string(), got: id.to_string() });
     }
+    fusewire_net::tune_peer(stream.get_ref().0);
     let mut first = BytesMut::with_capacity(64);
     match stream.read_buf(&mut first).await {
         Ok(0) => Err(Fault::ConnectFailed(std::io::ErrorKind::UnexpectedEof)),

@@ -3,6 +3,7 @@
 pub(crate) mod connect;
 pub(crate) mod dials;
 pub(crate) mod instance;
+pub(crate) mod join;
 pub(crate) mod kept;
 pub(crate) mod ledger;
 pub(crate) mod metered;

@@ -45,6 +45,8 @@ pub(crate) fn pipe() -> (Writes, Written) {
 struct Pipe {
     bytes: BytesMut,
     end: Option<End>,
+    /// A broken end was seen, and what came before it may leave.
+    has_waited: bool,
     /// Nobody reads any more.
     unread: bool,
     reader: Option<Waker>,
@@ -108,8 +110,14 @@ impl Body for Written {
             let _ = pipe.writer.take().map(Waker::wake);
             return Poll::Ready(Some(Ok(Frame::data(all))));
         }
-        match pipe.end {
+        let end = pipe.end;
+        match end {
             Some(End::Whole) => return Poll::Ready(None),
+            // h2 throws away what a stream has not sent when it is reset, the answer's head too: the connection has a turn
+            Some(End::Broken) if !std::mem::replace(&mut pipe.has_waited, true) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             Some(End::Broken) => return Poll::Ready(Some(Err(Cut::Reset))),
             None => {}
         }

@@ -1,7 +1,9 @@
-//! Bytes to an instance: a stream to its sidecar ([`super::stream`]), or TCP in clear; and the copying between two such streams.
+//! Bytes to an instance: a stream to its sidecar ([`super::stream`]), or TCP in clear. What is copied between two such streams is
+//! [`super::join`]'s.
 
 use super::connect;
 use super::instance::Instance;
+use super::join::Served;
 use super::pool::Lease;
 use super::service::Wish;
 use super::stream::{self, Gone, Stream, Written};
@@ -14,7 +16,7 @@ use crate::http::{headers, reply};
 use crate::mesh::Worker;
 use crate::snapshot::Target;
 use fusewire_model::policy::Policy;
-use fusewire_net::{Moved, Prefixed, copy_both};
+use fusewire_net::Prefixed;
 use fusewire_resilience::{Attempt, Happening, Member, classify};
 use fusewire_telemetry::Reason;
 use fusewire_telemetry::metrics::ServiceMetrics;
@@ -23,13 +25,9 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// For what has come from an end that is gone.
-const LAST: Duration = Duration::from_secs(1);
 /// Instances that one connection is offered to.
 const MAX_OFFERS: u32 = 5;
 
@@ -79,7 +77,7 @@ impl Io for Box<dyn Io> {
 
 pub(crate) struct Open {
     pub(crate) io: Box<dyn Io>,
-    pub(crate) attempt: Attempt<Instance>,
+    pub(crate) served: Served,
     pub(crate) _kept: Kept,
 }
 
@@ -99,7 +97,7 @@ pub(crate) async fn open(exchange: &mut Exchange, target: &Target) -> Result<Ope
     let mut last = None;
     loop {
         let wish = Wish { random: worker.random(), replayable: true, tried: &tried, key: None };
-        let mut attempt = match target.upstream.admit(&wish, worker.mesh.clock.now()) {
+        let attempt = match target.upstream.admit(&wish, worker.mesh.clock.now()) {
             Ok(attempt) => attempt,
             Err(fault) => {
                 exchange.not_admitted(&fault, worker.mesh.clock.now());
@@ -114,9 +112,7 @@ pub(crate) async fn open(exchange: &mut Exchange, target: &Target) -> Result<Ope
             Ok((io, _kept)) => {
                 let outcome = classify(Happening::Status(200));
                 exchange.answered(exchange.attempts, &attempt, 200, outcome.class);
-                exchange.conclude_with(outcome);
-                attempt.answered(outcome, worker.mesh.clock.now());
-                return Ok(Open { io, attempt, _kept });
+                return Ok(Open { io, served: Served::new(exchange, attempt), _kept });
             }
             Err(fault) => {
                 let fault = fault.seen_from(exchange.direction);
@@ -200,51 +196,4 @@ fn request(instance: &Instance, written: Written) -> Result<Request<SendBody>, F
         .header(headers::PROTOCOL, HeaderValue::from_static(headers::TCP))
         .body(SendBody::Written(written))
         .map_err(|_| Fault::BadRequest("the instance's address makes no authority".into()))
-}
-
-/// Copies both ways until both ends are done, one breaks, or nothing moved for `idle`.
-pub(crate) async fn join(mut near: impl Io, mut far: impl Io, exchange: &mut Exchange, idle: Option<Duration>) {
-    let moved = Moved::default();
-    let still = async {
-        let Some(limit) = idle else { return std::future::pending().await };
-        let mut seen = None;
-        loop {
-            let now = [&moved.near, &moved.far, &moved.taken].map(|count| count.load(Ordering::Relaxed));
-            if seen == Some(now) {
-                return;
-            }
-            seen = Some(now);
-            tokio::time::sleep(limit).await;
-        }
-    };
-    let gone = |of: Option<Gone>| async {
-        match of {
-            Some(gone) => gone.await,
-            None => std::future::pending().await,
-        }
-        // what came before the end is still to be read, by the copy, which finds the end by itself where it reads there
-        tokio::time::sleep(LAST).await;
-    };
-    let (near_gone, far_gone) = (gone(near.gone()), gone(far.gone()));
-    tokio::select! {
-        biased;
-        result = copy_both((&mut near, Io::socket), (&mut far, Io::socket), &moved) => {
-            if result.is_err() {
-                exchange.reason = Some(Reason::Reset);
-                near.abort();
-                far.abort();
-            }
-        }
-        () = async { tokio::select! { () = near_gone => {}, () = far_gone => {} } } => {
-            exchange.reason = Some(Reason::Reset);
-            near.abort();
-            far.abort();
-        }
-        () = still => {
-            exchange.reason = Some(Reason::ResponseTimeout);
-            near.abort();
-            far.abort();
-        }
-    }
-    (exchange.bytes_in, exchange.bytes_out) = (moved.near.into_inner(), moved.far.into_inner());
 }
