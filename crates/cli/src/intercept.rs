@@ -254,7 +254,7 @@ fn load(tools: &Tools, rules: &Rules) -> Result<()> {
                 if let Err(e) = loaded {
                     // one of a family's tables may be in place as well
                     return match before[..=n].iter().try_for_each(|(family, saved)| put_back(xtables, *family, saved)) {
-                        Ok(()) => Err(e.context("nothing was changed, in no family")),
+                        Ok(()) => Err(e.context("the rules of both families are as they were")),
                         Err(why) => Err(e.context(format!("a part is in place (take it out: `down`), since {why}"))),
                     };
                 }

@@ -73,18 +73,18 @@ pub fn nft_down() -> String {
 
 /// Of our table as `nft list table` prints it.
 pub fn nft_state(table: &str) -> State {
-    // `rule`: without it nothing is led to us
+    // `rule`: without it nothing is led to us; the last of a chain begins a line, unlike those for names alone
     let leads = |chain: &str, hook: &str, rule: &str| {
         let begin = format!("chain {chain} {{");
         let lines = table.lines().map(str::trim).skip_while(|line| *line != begin).take_while(|line| *line != "}");
         let lines: Vec<&str> = lines.collect();
-        lines.iter().any(|line| line.contains(hook)) && lines.iter().any(|line| line.contains(rule))
+        lines.iter().any(|line| line.contains(hook)) && lines.join("\n").contains(rule)
     };
     let taken = leads("inbound", "hook prerouting", "tproxy to")
         && leads("answers", "hook output", "ct direction original")
         && leads("answers", "hook output", "ct direction reply");
-    let inbound = leads("inbound", "hook prerouting", "meta l4proto tcp redirect to") || taken;
-    let outbound = leads("outbound", "hook output", "meta l4proto tcp redirect to :");
+    let inbound = leads("inbound", "hook prerouting", "\nmeta l4proto tcp redirect to :") || taken;
+    let outbound = leads("outbound", "hook output", "\nmeta l4proto tcp redirect to :");
     match (inbound, outbound) {
         (true, true) => State::Whole,
         _ if !["redirect to", "tproxy to"].iter().any(|rule| table.contains(rule)) => State::Unused,
