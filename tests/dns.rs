@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "dns/beyond.rs"]
+mod beyond;
+#[path = "dns/upstream.rs"]
+mod upstream;
+
 use fusewire_testkit::dns::{NameServer, Over, RecordType, ResponseCode, Script, ask};
 use fusewire_testkit::mesh::Sidecar;
 use fusewire_testkit::{Mesh, eventually, free_port};

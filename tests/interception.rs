@@ -18,10 +18,14 @@ mod ends;
 mod host;
 #[path = "interception/inbound.rs"]
 mod inbound;
+#[path = "interception/marked.rs"]
+mod marked;
 #[path = "interception/names.rs"]
 mod names;
 #[path = "interception/outbound.rs"]
 mod outbound;
+#[path = "interception/parts.rs"]
+mod parts;
 #[path = "interception/programs.rs"]
 mod programs;
 #[path = "interception/restart.rs"]

@@ -1,12 +1,17 @@
 //! Names that exist only in the mesh, for applications that ask the resolver of `/etc/resolv.conf` and nobody else.
 
 use crate::host::{SHOP, World, curl};
+use std::net::IpAddr;
 
-/// Questions leave the host only where there is a way out.
+/// With a way to the resolver, as every host has, and to nowhere else.
 fn named() -> World {
     let world = World::new(SHOP);
-    world.host(1).told("ip", &["route", "add", "default", "via", "10.77.0.3"]);
-    world.host(1).told("ip", &["-6", "route", "add", "default", "via", "fd77::3"]);
+    let configuration = std::fs::read_to_string("/etc/resolv.conf").unwrap();
+    let servers = configuration.lines().filter_map(|line| line.strip_prefix("nameserver ")?.trim().parse().ok());
+    for server in servers.filter(|server: &IpAddr| !server.is_loopback()) {
+        let by = if server.is_ipv4() { "10.77.0.3" } else { "fd77::3" };
+        world.host(1).told("ip", &["route", "add", &server.to_string(), "via", by]);
+    }
     world
 }
 
@@ -34,6 +39,7 @@ fn a_name_of_the_mesh_resolves_and_leads_through_both_sidecars_whatever_puts_the
 #[test]
 fn who_asks_the_resolver_is_told_the_same_address_each_time() {
     let world = named();
+    world.host(1).told("ip", &["route", "add", "default", "via", "10.77.0.3"]);
     world.intercept(1, &["--dns-port", "15053"]);
     let ask = "import socket\nprint(sorted({a[4][0] for a in socket.getaddrinfo('shop', 80)}))";
     let first = world.host(1).told("python3", &["-c", ask]);

@@ -93,7 +93,8 @@ fn status_says_the_same_to_programs() {
     // somebody took one of the ways out
     host.told("iptables-legacy", &["-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "FUSEWIRE_OUTBOUND"]);
     let (code, said) = told();
-    assert_eq!((code, &said["by"][0]["state"], &said["by"][1]["state"]), (0, &"in part".into(), &"in place".into()));
+    assert_eq!((code, &said["in_place"]), (3, &false.into()), "{said:#}");
+    assert_eq!((&said["by"][0]["state"], &said["by"][1]["state"]), (&"in part".into(), &"in place".into()));
 }
 
 #[test]
@@ -183,12 +184,13 @@ fn it_takes_iptables_where_there_is_no_nft_and_says_what_to_install_where_there_
 fn what_makes_no_sense_is_refused_before_anything_is_changed() {
     let network = Network::new(1);
     let host = network.host(1);
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["up"], "--uid"),
         (&["up", "--uid", "1", "--inbound-port", "15001"], "two listeners"),
         (&["up", "--uid", "1", "--exclude-outbound-ports", "0"], "must be a port"),
         (&["up", "--uid", "1", "--include-outbound-cidrs", "10.0.0.0/33"], "must be a network"),
         (&["up", "--mark", "0x0"], "must be a mark"),
+        (&["up", "--mark", "0xf05e"], "must be a mark"),
         (&["up", "--uid", "1", "--outbound-port", "0"], "outbound-port"),
     ];
     for (arguments, wanted) in cases {

@@ -3,6 +3,7 @@
 use crate::host::{FUSEWIRE, GROUP, SHOP, World, curl, intercept, talk};
 use crate::rules::{status, without};
 use fusewire_testkit::netns::{Host, Network};
+use fusewire_testkit::{Process, eventually};
 use std::collections::HashSet;
 use std::os::unix::process::CommandExt;
 
@@ -126,8 +127,27 @@ fn rules_and_a_sidecar_that_mean_different_things_let_nobody_in() {
     assert!(log.contains("the rules have to be those of `fusewire intercept up --tproxy`"), "{log}");
 }
 
+/// The socket is the one before's, which was made for what was set then.
+#[test]
+fn a_sidecar_takes_over_whether_tproxy_is_set_anew_or_no_more() {
+    let mut world = World::new(&mesh());
+    let file = world.dir.path().join("shop.yaml");
+    let without = std::fs::read_to_string(&file).unwrap();
+    for (n, setting, wish, from) in [(0, TPROXY, &["--tproxy"][..], "10.77.0.3"), (1, "allow", &[], "127.0.0.1")] {
+        std::fs::write(&file, without.replace("unknown: allow", &format!("unknown: {setting}"))).unwrap();
+        let mut command = world.host(2).command(FUSEWIRE);
+        command.current_dir(world.dir.path()).args(["sidecar", "--take-over", "--config", "shop.yaml"]).gid(GROUP);
+        let next = Process::start(&mut command, world.dir.path().join(format!("next-{n}.log")));
+        eventually("it has taken over", || next.output().contains("taken over: the sidecar before this one drains"));
+        world.shop = next;
+        world.intercept(2, wish);
+        let answer = curl(world.host(3), &["http://10.77.0.2:8080/"]);
+        assert_eq!(answer, (200, format!("shop / from={from} fields=x-forwarded-for\n")), "{setting}");
+    }
+}
+
 /// Everything that the kernel has, whichever tool put it there.
-fn everything(host: &Host) -> String {
+pub(crate) fn everything(host: &Host) -> String {
     let mut text = String::new();
     for tool in ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"] {
         for table in ["nat", "mangle"] {
@@ -166,8 +186,8 @@ fn up_twice_is_once_and_down_leaves_rules_and_routes_as_they_were() {
     let before = everything(host);
     for backend in BACKENDS {
         let with = |arguments: &[&str]| intercept(host, &[&["--backend", backend], arguments].concat());
-        let up =
-            ["up", "--gid", "1337", "--tproxy", "--exclude-inbound-ports", "22", "--include-inbound-ports", "80,443"];
+        let wishes = ["--exclude-inbound-ports", "22", "--include-inbound-ports", "80,443", "--dns-port", "15053"];
+        let up = [&["up", "--gid", "1337", "--tproxy"], &wishes[..]].concat();
         with(&up);
         let once = everything(host);
         with(&up);
@@ -175,10 +195,13 @@ fn up_twice_is_once_and_down_leaves_rules_and_routes_as_they_were() {
         let (code, said) = status(host);
         assert!(code == 0 && said.contains("in place"), "{backend}: {said}");
         assert_eq!(said.matches("come back, by ip rule 1337:").count(), 2, "{backend}: {said}");
+        assert_eq!(said.matches("have a way, by ip rule 1338:").count(), 1, "{backend}: {said}");
         let rehearsed = with(&["--dry-run", "down"]);
+        assert!(rehearsed.contains("# ip -4 rule del priority 1338 to 240.0.0.0/8 lookup 61535\n"), "{rehearsed}");
         assert!(rehearsed.contains("# ip -6 rule del priority 1337 fwmark 0xf05e lookup 61534\n"), "{rehearsed}");
         host.told("ip", &["rule", "del", "priority", "1337"]);
-        assert!(status(host).1.contains("IPv4 do not come back"), "{backend}");
+        let (code, said) = status(host);
+        assert!(code == 3 && said.contains("not so that answers over IPv4 come back"), "{backend}: {said}");
         with(&up);
         assert_eq!(everything(host), once, "{backend}: mended");
         // the other form takes out what belongs to this one

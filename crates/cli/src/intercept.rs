@@ -11,7 +11,8 @@ use crate::output::Output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use fusewire_net::redirect::{
-    Cidr, Family, Inbound, Jumps, Owner, PortRange, Ports, Rules, iptables_down, iptables_up, nft_down, nft_up,
+    ANSWERS, Cidr, Family, Inbound, Jumps, Owner, PortRange, Ports, Rules, Way, iptables_back, iptables_down,
+    iptables_up, nft_down, nft_up,
 };
 use routes::Routes;
 use std::process::ExitCode;
@@ -51,7 +52,7 @@ enum Command {
     Up(Box<Up>),
     /// Take them out, and nothing else.
     Down,
-    /// Say what is in place. Exit code 0: rules are; 1: none are.
+    /// Say what is in place. Exit code 0: the rules are, for both directions and every family; 1: none are; 3: in part.
     Status {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
@@ -66,7 +67,7 @@ struct Up {
     /// The same by group.
     #[arg(long)]
     gid: Vec<u32>,
-    /// The same by its sockets' mark (SO_MARK), such as 0x539.
+    /// The same by its sockets' mark (SO_MARK), such as 0x539. The sidecar's file says `intercept: {mark: 0x539}`.
     #[arg(long, value_parser = mark)]
     mark: Vec<u32>,
     /// The sidecar's `intercept.outbound` port.
@@ -75,7 +76,8 @@ struct Up {
     /// The sidecar's `intercept.inbound` port.
     #[arg(long, default_value_t = 15006, value_parser = clap::value_parser!(u16).range(1..))]
     inbound_port: u16,
-    /// The sidecar's `dns` port: questions for names go there, over UDP and TCP. Default: they are left alone.
+    /// The sidecar's `dns` port: questions for names go there, over UDP and TCP, and a routing rule gives virtual addresses a
+    /// way, by `ip` of iproute2. Default: they are left alone.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     dns_port: Option<u16>,
     /// The application sees its callers' addresses: what comes in is handed to the sidecar as it is (TPROXY), and a routing rule
@@ -105,7 +107,8 @@ fn mark(text: &str) -> Result<u32, String> {
         Some(hex) => u32::from_str_radix(hex, 16),
         None => text.parse(),
     };
-    parsed.ok().filter(|mark| *mark > 0).ok_or_else(|| format!("must be a mark such as 0x539, got {text:?}"))
+    let marks = parsed.ok().filter(|mark| *mark > 0 && *mark != ANSWERS);
+    marks.ok_or_else(|| format!("must be a mark such as 0x539, and not {ANSWERS:#x}, got {text:?}"))
 }
 
 impl Up {
@@ -200,7 +203,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             for (tools, down) in there(backend)? {
                 down.iter().try_for_each(|text| tools.load(text))?;
             }
-            Routes::find().map_or(Ok(()), |routes| routes.down())?;
+            Routes::find().map_or(Ok(()), |routes| routes.set(&[]))?;
         }
         Command::Status { output } => {
             tool::permitted()?;
@@ -212,11 +215,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn up(rules: &Rules, backend: Backend) -> Result<()> {
     let tools = backend.one().with_context(|| backend.missing())?;
-    match rules.by {
-        // before the rules: without it the application's answers go astray
-        Inbound::Tproxy => Routes::needed()?.up()?,
-        Inbound::Redirect => Routes::find().map_or(Ok(()), |routes| routes.down())?,
-    }
+    let Some(routes) = Routes::wanted(rules)? else { return replace(&tools, rules) };
+    let before = routes.ways()?;
+    // before the rules: without them the application's answers go astray
+    let done = routes.set(&rules.ways()).and_then(|()| replace(&tools, rules));
+    done.map_err(|e| match routes.set(&before) {
+        Ok(()) => e,
+        Err(why) => e.context(format!("routing rules are left over (take them out: `down`), since {why}")),
+    })
+}
+
+/// Puts the rules in place of what any tool has put there.
+fn replace(tools: &Tools, rules: &Rules) -> Result<()> {
     // two sets of rules would redirect by whichever is asked first; and one tool may be another by name only
     let mut removed = false;
     for other in Backend::Auto.all().iter().filter(|other| other.name() != tools.name()) {
@@ -226,7 +236,7 @@ fn up(rules: &Rules, backend: Backend) -> Result<()> {
             removed = true;
         }
     }
-    let loaded = load(&tools, rules);
+    let loaded = load(tools, rules);
     if removed {
         return loaded.context("what another tool had put in was taken out before: nothing is redirected now");
     }
@@ -237,14 +247,31 @@ fn load(tools: &Tools, rules: &Rules) -> Result<()> {
     match tools {
         Tools::Nft(nft) => nft.load(&nft_up(rules))?,
         Tools::Xtables(xtables) => {
-            for family in tool::families() {
-                let there = Jumps::of(&xtables.saved(family)?);
-                xtables.restore(family, &iptables_up(rules, family, &there))?;
+            let before = tool::families().into_iter().map(|family| Ok((family, xtables.saved(family)?)));
+            let before = before.collect::<Result<Vec<_>>>()?;
+            for (n, (family, saved)) in before.iter().enumerate() {
+                let loaded = xtables.restore(*family, &iptables_up(rules, *family, &Jumps::of(saved)));
+                if let Err(e) = loaded {
+                    // one of a family's tables may be in place as well
+                    return match before[..=n].iter().try_for_each(|(family, saved)| put_back(xtables, *family, saved)) {
+                        Ok(()) => Err(e.context("the rules of both families are as they were")),
+                        Err(why) => Err(e.context(format!("a part is in place (take it out: `down`), since {why}"))),
+                    };
+                }
             }
         }
     }
     eprintln!("redirection is in place, by {}", tools.name());
     Ok(())
+}
+
+/// As it was before.
+fn put_back(xtables: &Xtables, family: Family, before: &str) -> Result<()> {
+    let now = xtables.saved(family)?;
+    if tool::ours(&now) == tool::ours(before) {
+        return Ok(());
+    }
+    iptables_back(before, &Jumps::of(&now)).map_or(Ok(()), |text| xtables.restore(family, &text))
 }
 
 /// What takes out what is there, by each tool that works here; of a tool that was named, why it does not.
@@ -262,10 +289,11 @@ fn there(backend: Backend) -> Result<Vec<(Tools, Vec<Loaded>)>> {
 
 /// What `up` would feed to the tool, where nothing of ours is there yet.
 fn rehearsed(rules: &Rules, backend: Backend) -> String {
-    let calls: Vec<String> = match rules.by {
-        Inbound::Tproxy => [Family::V4, Family::V6].into_iter().flat_map(fusewire_net::redirect::routes::up).collect(),
-        Inbound::Redirect => Vec::new(),
+    let of = |way: Way| {
+        let families = [Family::V4, Family::V6].into_iter().filter(move |family| way.is_of(*family));
+        families.flat_map(move |family| [way.put_route(family), way.put_rule(family)])
     };
+    let calls: Vec<String> = rules.ways().into_iter().flat_map(of).collect();
     Routes::written(&calls) + &rehearsed_rules(rules, backend)
 }
 
@@ -295,7 +323,7 @@ fn rehearsed_down(backend: Backend) -> Result<String> {
         }
     }
     if let Some(routes) = Routes::find() {
-        printed += &Routes::written(&routes.there()?);
+        printed += &Routes::written(&routes.there(&Way::ALL)?);
     }
     Ok(printed)
 }

@@ -168,9 +168,15 @@ pub struct Intercept {
     /// by its caller's address, at the one that the caller connected to, and so has to listen there. Needs Linux and
     /// CAP_NET_ADMIN, or from 5.17 CAP_NET_RAW. Default false.
     pub tproxy: bool,
+    /// `mark`: SO_MARK of what the sidecar sends, such as 0x539, for rules that leave it alone by that (`fusewire intercept up
+    /// --mark`). Not [`OWN_MARK`]. Needs Linux and CAP_NET_ADMIN, or from 5.17 CAP_NET_RAW. Default none.
+    pub mark: Option<u32>,
     /// `unknown`: what becomes of connections to destinations that the mesh does not know. Default allow.
     pub unknown: Unknown,
 }
+
+/// The mark by which TPROXY's rules know the application's answers.
+pub const OWN_MARK: u32 = 0xf05e;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Unknown {

@@ -1,10 +1,11 @@
-//! Listening sockets and the options that every connection gets.
+//! Listening sockets, dials, and the options that every connection gets.
 
+use crate::mark;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, ToSocketAddrs, UdpSocket, lookup_host};
 
 /// Pending connections the kernel holds for us; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -60,9 +61,38 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(
 
 /// Dials; the caller bounds the time.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = first(|| TcpStream::connect(address)).await?;
+    let stream = first(|| dial_one(address)).await?;
     tune(&stream);
     Ok(stream)
+}
+
+/// Dials what a name stands for, each address once, until one takes it; the caller bounds the time.
+pub async fn dial(name: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let mut said = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    for address in lookup_host(name).await? {
+        said = dial_one(address).await;
+        if said.is_ok() {
+            break;
+        }
+    }
+    let stream = said?;
+    tune(&stream);
+    Ok(stream)
+}
+
+async fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    mark::put(&socket)?;
+    socket.connect(address).await
+}
+
+/// Datagrams to and from `peer`, by a port that the kernel chooses; it drops what comes from elsewhere.
+pub async fn datagrams(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let any = if peer.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    mark::put(&socket)?;
+    socket.connect(peer).await?;
+    Ok(socket)
 }
 
 /// What the first that ends says; none is given up for another, since the way may be long.

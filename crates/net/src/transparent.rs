@@ -8,7 +8,7 @@
 //! from one address and port, and a packet of the one could end the other.
 
 use crate::socket::{first, listen_on, tune};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,12 @@ const TRIES: usize = 64;
 /// A listening socket as [`crate::listen`] makes it, that TPROXY may hand connections to. The local address of each is where it
 /// was going.
 pub fn listen_transparent(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    listen_on(address, |socket| set_transparent(socket, address.ip()))
+    listen_on(address, set_transparent)
+}
+
+/// Lets a listening socket have connections for any address from here on.
+pub fn make_transparent(listener: &std::net::TcpListener) -> io::Result<()> {
+    set_transparent(&SockRef::from(listener))
 }
 
 /// Dials `to` from `source`, whoever's address that is; the caller bounds the time. Both are of one family.
@@ -38,7 +43,7 @@ pub async fn connect_from(source: IpAddr, to: SocketAddr) -> io::Result<TcpStrea
 fn bound(source: IpAddr) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(SocketAddr::new(source, 0)), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    set_transparent(&socket, source)?;
+    set_transparent(&socket)?;
     mark(&socket)?;
     // the kernel does not give the same two ends out twice; a port that waits for its last packets is free for another end
     socket.set_reuse_address(true)?;
@@ -58,15 +63,15 @@ fn next_port() -> u16 {
 }
 
 #[cfg(target_os = "linux")]
-fn set_transparent(socket: &Socket, address: IpAddr) -> io::Result<()> {
-    match address {
-        IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
-        IpAddr::V6(_) => socket.set_ip_transparent_v6(true), // of a dual-stack socket both
+fn set_transparent(socket: &Socket) -> io::Result<()> {
+    match socket.domain()? {
+        Domain::IPV4 => socket.set_ip_transparent_v4(true),
+        _ => socket.set_ip_transparent_v6(true), // of a dual-stack socket both
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_transparent(_: &Socket, _: IpAddr) -> io::Result<()> {
+fn set_transparent(_: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

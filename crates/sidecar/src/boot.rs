@@ -27,7 +27,7 @@ use crate::trust::{self, Belief};
 use crate::watch;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use fusewire_model::World;
-use fusewire_model::node::{AccessLog as LogSetting, SidecarSettings};
+use fusewire_model::node::{AccessLog as LogSetting, OWN_MARK, SidecarSettings};
 use fusewire_telemetry::access_log::{AccessLog, Format};
 use fusewire_telemetry::admin as endpoint;
 use fusewire_telemetry::metrics::{Direction, Metrics};
@@ -43,6 +43,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+/// How long one that was replaced waits for what it was asked for names.
+const ANSWERS: Duration = Duration::from_secs(2);
+
+const _: () = assert!(OWN_MARK == fusewire_net::redirect::ANSWERS, "what the configuration refuses is what is taken");
+
 #[derive(Debug, thiserror::Error)]
 pub enum SidecarError {
     #[error("sidecar.{field}: cannot listen on {address}: {source}")]
@@ -53,6 +58,12 @@ pub enum SidecarError {
          AmbientCapabilities; or leave `tproxy` out)"
     )]
     Transparent { address: SocketAddr, source: io::Error },
+    #[error(
+        "sidecar.intercept.mark: the kernel does not let this process mark what it sends: {0} (it needs Linux and \
+         CAP_NET_ADMIN, or from 5.17 CAP_NET_RAW: in Kubernetes securityContext.capabilities.add, under systemd \
+         AmbientCapabilities; or leave `mark` out, and name the sidecar's user to the rules by --uid)"
+    )]
+    Mark(io::Error),
     #[error(transparent)]
     Socket(#[from] endpoint::BindError),
     #[error("sidecar.data_dir: {path}: {source}")]
@@ -108,6 +119,9 @@ pub async fn run(
     let mut stop = pin!(stop);
     prepare_data_dir(&mut settings)?;
     leave_out_missing_family(&mut settings);
+    if let Some(mark) = settings.intercept.as_ref().and_then(|intercept| intercept.mark) {
+        fusewire_net::mark_all(mark).map_err(SidecarError::Mark)?; // before anything is sent
+    }
     registration::settle_id(&mut settings).map_err(SidecarError::InstanceId)?;
     let (predecessor, mut inherited) = takeover::begin(start, &settings).await?;
     let sockets = Sockets::bind(&settings, &mut inherited).await?;
@@ -177,6 +191,7 @@ pub async fn run(
         () = &mut stop => None,
         successor = offer => Some(successor),
     };
+    let replaced = successor.is_some();
     match successor {
         Some(successor) => {
             tracing::info!("another sidecar has taken over");
@@ -199,7 +214,12 @@ pub async fn run(
             }
         }
     }
-    drain(&mesh, stop).await;
+    let answers = tokio::time::timeout(ANSWERS, mesh.names.answered());
+    tokio::join!(drain(&mesh, stop), async {
+        if replaced {
+            drop(answers.await)
+        }
+    });
     if let Some(registration) = registration {
         registration.end();
     }
@@ -294,6 +314,7 @@ fn mesh(settings: SidecarSettings) -> Result<(Arc<Mesh>, config::Desk, Option<Sp
         carried: Carried::default(),
         own_state,
         book,
+        names: dns::Places::default(),
         stale: stale::Cache::default(),
         events: Arc::new(Events::default()),
         health: health::Board::default(),

@@ -1,10 +1,12 @@
 //! Names that exist only in the mesh, for applications that ask their resolver before they call.
 //!
 //! Port 53 of the workload is redirected here, or the application's resolver is told this address; `resolv.conf` stays as
-//! it is. Decides who answers: what the resolver upstream knows is its to answer, byte for byte. Only where that has no
-//! such name, or does not answer for now, and the mesh has it, the answer is a virtual address ([`book`]), which the
-//! outbound listener knows again. It deliberately does not cache what upstream said, validates nothing, and listens to the workload
-//! alone: it is no resolver for others.
+//! it is. Decides who answers: what the resolver upstream knows is its to answer, byte for byte, and what is no ordinary question
+//! goes there as it is. Only where that has no such name, or does not answer for now, and the mesh has it, the answer is a virtual
+//! address ([`book`]), which the outbound listener knows again. Upstream is asked first, since a name of the mesh must not hide one
+//! that exists; where it is silent, every resolver is asked at once whether it knows a name that the mesh has, and the mesh
+//! answers after a second: for a moment only, while it is still heard what upstream says. It deliberately does not cache what
+//! upstream said, validates nothing, and listens to the workload alone: it is no resolver for others.
 //!
 //! Invariants: at most [`MAX_QUESTIONS`] are being answered at once and [`MAX_CONNECTIONS`] TCP connections are open, each
 //! for a bounded time; no request waits for any of this.
@@ -12,12 +14,14 @@
 mod answer;
 mod book;
 mod forward;
+mod relay;
 
 use crate::fault::Fault;
 use crate::intercept;
 use crate::mesh::Mesh;
 use crate::sockets::Inherited;
-use answer::{Asked, Verdict};
+use answer::{Asked, BRIEF, TTL, Verdict};
+use book::Outside;
 pub(crate) use book::{Book, FILE, is_virtual};
 use forward::Way;
 use std::io;
@@ -27,19 +31,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Questions over UDP that are being answered; beyond it one is not heard, and resolvers ask again.
-const MAX_QUESTIONS: usize = 512;
+/// Questions that are being answered; beyond it one over UDP is not heard, and resolvers ask again.
+const MAX_QUESTIONS: u32 = 512;
 /// Connections over TCP; beyond it they wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
 /// A connection on which nothing is asked (RFC 7766, section 6.2.3: seconds).
 const IDLE: Duration = Duration::from_secs(10);
 /// For the control plane's word on a name. Resolvers ask again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// After a failed accept.
+/// After so long without an answer the mesh is asked, and if it has the name, after as long again it is answered.
+const SILENCE: Duration = Duration::from_millis(500);
 /// The setting that names its listeners.
 pub(crate) const FIELD: &str = "dns.listen";
+/// After a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The largest message that EDNS speaks of.
 const MAX_MESSAGE: usize = 65_535;
@@ -83,7 +89,41 @@ impl Sockets {
     }
 }
 
-/// Runs until it is dropped.
+/// The places of all listeners.
+pub(crate) struct Places {
+    questions: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let places = |number| Arc::new(Semaphore::new(number));
+        Self { questions: places(MAX_QUESTIONS as usize), connections: places(MAX_CONNECTIONS) }
+    }
+}
+
+impl Places {
+    /// Resolves once every question has its answer. None is heard from here on.
+    pub(crate) async fn answered(&self) {
+        let _ = self.questions.acquire_many(MAX_QUESTIONS).await;
+    }
+}
+
+/// One question, in its place for as long as anybody is asked.
+struct Question {
+    message: Vec<u8>,
+    way: Way,
+    upstream: Arc<[SocketAddr]>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Question {
+    async fn ask(self: Arc<Self>) -> Option<Vec<u8>> {
+        forward::ask(&self.message, self.way, &self.upstream).await
+    }
+}
+
+/// Runs until it is dropped; what was asked until then is still answered.
 pub(crate) async fn run(mesh: Arc<Mesh>, sockets: Vec<Sockets>) {
     let own: Vec<SocketAddr> = sockets.iter().filter_map(|s| s.address().ok()).collect();
     let upstream = match mesh.settings.dns.as_ref().map(|dns| dns.upstream.clone()) {
@@ -102,44 +142,58 @@ pub(crate) async fn run(mesh: Arc<Mesh>, sockets: Vec<Sockets>) {
 }
 
 async fn over_udp(mesh: &Arc<Mesh>, socket: Arc<UdpSocket>, upstream: &Arc<[SocketAddr]>) {
-    let room = Arc::new(Semaphore::new(MAX_QUESTIONS));
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let Ok(place) = room.clone().try_acquire_owned() else { continue };
+        let Ok(place) = mesh.names.questions.clone().try_acquire_owned() else { continue };
         let (mesh, socket, upstream) = (mesh.clone(), socket.clone(), upstream.clone());
-        let question = buffer[..length].to_vec();
+        let question = Question { message: buffer[..length].to_vec(), way: Way::Udp, upstream, _place: place };
         tokio::spawn(async move {
-            if let Some(answer) = answered(&mesh, &question, Way::Udp, &upstream).await {
+            let question = Arc::new(question);
+            if let Some(answer) = answered(&mesh, &question).await {
                 let _ = socket.send_to(&answer, from).await;
             }
-            drop(place);
         });
     }
 }
 
 async fn over_tcp(mesh: &Arc<Mesh>, listener: TcpListener, upstream: &Arc<[SocketAddr]>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let Ok(place) = mesh.names.connections.clone().acquire_owned().await else { return };
         let Ok((mut stream, _)) = listener.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
         let (mesh, upstream) = (mesh.clone(), upstream.clone());
         tokio::spawn(async move {
-            while let Ok(Ok(question)) = tokio::time::timeout(IDLE, read(&mut stream)).await {
-                let Some(answer) = answered(&mesh, &question, Way::Tcp, &upstream).await else { break };
-                if !matches!(tokio::time::timeout(IDLE, write(&mut stream, &answer)).await, Ok(Ok(()))) {
+            while let Ok(Ok(message)) = tokio::time::timeout(IDLE, read(&mut stream)).await {
+                let Ok(place) = mesh.names.questions.clone().acquire_owned().await else { break };
+                let question = Question { message, way: Way::Tcp, upstream: upstream.clone(), _place: place };
+                if over_connection(&mesh, &mut stream, Arc::new(question)).await.is_none() {
                     break;
                 }
             }
             drop(place);
         });
     }
+}
+
+/// `None`: nothing more can be asked there.
+async fn over_connection(mesh: &Arc<Mesh>, stream: &mut TcpStream, question: Arc<Question>) -> Option<()> {
+    let mut zone = match Asked::read(&question.message)? {
+        Asked::Transfer => forward::asked_over_tcp(&question.message, &question.upstream).await,
+        Asked::Address { .. } | Asked::Other => None,
+    };
+    if let Some(server) = &mut zone {
+        mesh.metrics.dns("forwarded");
+        let _ = relay::relay(stream, server).await;
+        return None;
+    }
+    let answer = answered(mesh, &question).await?;
+    tokio::time::timeout(IDLE, write(stream, &answer)).await.ok()?.ok()
 }
 
 /// RFC 1035, section 4.2.2: two bytes of length before each message.
@@ -159,41 +213,80 @@ async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
 }
 
 /// `None`: what came is no question, and gets no answer.
-async fn answered(mesh: &Mesh, question: &[u8], way: Way, upstream: &[SocketAddr]) -> Option<Vec<u8>> {
-    let asked = Asked::read(question)?;
-    let name = match &asked {
-        Asked::Address { name, .. } => Some(name.as_str()),
-        Asked::Other => None,
+async fn answered(mesh: &Arc<Mesh>, question: &Arc<Question>) -> Option<Vec<u8>> {
+    let asked = Asked::read(&question.message)?;
+    let Asked::Address { name, .. } = &asked else {
+        return Some(theirs(mesh, question, question.clone().ask().await));
     };
-    let now = mesh.clock.now();
     // what upstream has denied a moment ago is not asked for again
-    if let Some(name) = name.filter(|name| mesh.book.is_denied(name, now))
+    if mesh.book.outside(name, mesh.clock.now()) == Some(Outside::Denied)
         && let Known::Yes = known(mesh, name).await
     {
-        return Some(own(mesh, &asked, question, name));
+        return Some(own(mesh, &asked, question, name, TTL));
     }
-    let said = forward::ask(question, way, upstream).await;
-    let verdict = said.as_deref().map_or(Verdict::Failed, Verdict::of);
-    if let Some(name) = name.filter(|_| verdict != Verdict::Known) {
-        match known(mesh, name).await {
-            Known::Yes => {
-                let answer = own(mesh, &asked, question, name);
-                if verdict == Verdict::NoSuchName {
-                    mesh.book.deny(name, mesh.clock.now());
-                }
+    let mut asking = Box::pin(question.clone().ask());
+    let said = tokio::select! {
+        said = &mut asking => said,
+        said = silence(mesh, question, name) => match said {
+            Some(said) => Some(said),
+            None => {
+                let answer = own(mesh, &asked, question, name, BRIEF);
+                let (mesh, name) = (mesh.clone(), name.clone());
+                tokio::spawn(async move { heard(&mesh, &name, verdict(asking.await.as_deref())) });
                 return Some(answer);
             }
-            // it may exist: to say that it does not would be kept by resolvers. But where nobody can be asked, names outside
-            // the mesh must go on as they would without it
-            Known::Unsaid if !intercept::is_away(mesh) => {
-                mesh.metrics.dns("failed");
-                return Some(answer::failed(question));
-            }
-            Known::Unsaid | Known::No => {}
-        }
+        },
+    };
+    let verdict = verdict(said.as_deref());
+    if verdict == Verdict::Known {
+        heard(mesh, name, verdict);
+        return Some(theirs(mesh, question, said));
     }
+    match known(mesh, name).await {
+        Known::Yes => {
+            let answer = own(mesh, &asked, question, name, TTL);
+            heard(mesh, name, verdict);
+            Some(answer)
+        }
+        // it may exist: to say that it does not would be kept by resolvers. But where nobody can be asked, names outside
+        // the mesh must go on as they would without it
+        Known::Unsaid if !intercept::is_away(mesh) => Some(theirs(mesh, question, None)),
+        Known::Unsaid | Known::No => Some(theirs(mesh, question, said)),
+    }
+}
+
+/// Resolves where upstream has been silent for so long that the mesh should answer to a name that it has: with what another
+/// resolver knows of it, or with nothing.
+async fn silence(mesh: &Mesh, question: &Question, name: &str) -> Option<Vec<u8>> {
+    tokio::time::sleep(SILENCE).await;
+    let is_real = mesh.book.outside(name, mesh.clock.now()) == Some(Outside::Real);
+    if is_real || !matches!(known(mesh, name).await, Known::Yes) {
+        return std::future::pending().await;
+    }
+    mesh.book.address(name); // from here on it is kept what upstream says of it
+    let others = question.upstream.get(1..).unwrap_or_default();
+    let known = forward::known_to_any(&question.message, question.way, others);
+    tokio::time::timeout(SILENCE, known).await.ok()
+}
+
+fn verdict(said: Option<&[u8]>) -> Verdict {
+    said.map_or(Verdict::Failed, Verdict::of)
+}
+
+/// Keeps what upstream says of a name that has a virtual address.
+fn heard(mesh: &Mesh, name: &str, verdict: Verdict) {
+    let outside = match verdict {
+        Verdict::Known => Outside::Real,
+        Verdict::NoSuchName => Outside::Denied,
+        Verdict::Failed => return,
+    };
+    mesh.book.said(name, outside, mesh.clock.now());
+}
+
+/// What upstream said, or that nobody did.
+fn theirs(mesh: &Mesh, question: &Question, said: Option<Vec<u8>>) -> Vec<u8> {
     mesh.metrics.dns(if said.is_some() { "forwarded" } else { "failed" });
-    Some(said.unwrap_or_else(|| answer::failed(question)))
+    said.unwrap_or_else(|| answer::failed(&question.message))
 }
 
 /// Whether the mesh has a name.
@@ -213,10 +306,10 @@ async fn known(mesh: &Mesh, name: &str) -> Known {
 }
 
 /// The mesh's own answer.
-fn own(mesh: &Mesh, asked: &Asked, question: &[u8], name: &str) -> Vec<u8> {
+fn own(mesh: &Mesh, asked: &Asked, question: &Question, name: &str, ttl: u32) -> Vec<u8> {
     mesh.metrics.dns("mesh");
     match mesh.book.address(name) {
-        Some(address) => asked.answer(question, address),
-        None => answer::failed(question),
+        Some(address) => asked.answer(&question.message, address, ttl),
+        None => answer::failed(&question.message),
     }
 }

@@ -21,7 +21,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -175,8 +174,7 @@ fn whole(e: &dyn std::error::Error) -> String {
 
 async fn reach(collector: &Collector, alpn: &[u8]) -> io::Result<Box<dyn Both>> {
     let host = collector.host.trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, collector.port)).await?;
-    fusewire_net::tune(&stream);
+    let stream = fusewire_net::dial((host, collector.port)).await?;
     let Some(ca) = collector.ca.as_deref().filter(|_| collector.tls) else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let tls = TlsConnector::from(Arc::new(client_config(ca, alpn)?));

@@ -3,7 +3,7 @@
 use crate::carried::Carried;
 use crate::clock::Clock;
 use crate::config::Directory;
-use crate::dns::Book;
+use crate::dns::{Book, Places};
 use crate::drain::Drain;
 use crate::events::Events;
 use crate::health::Board;
@@ -46,6 +46,8 @@ pub(crate) struct Mesh {
     pub(crate) own_state: [HeaderValue; MAX_ATTEMPTS as usize],
     /// Virtual addresses of names that exist only in the mesh.
     pub(crate) book: Book,
+    /// Who asks for names.
+    pub(crate) names: Places,
     /// Answers for policies that fall back to the last good one.
     pub(crate) stale: stale::Cache,
     pub(crate) events: Arc<Events>,

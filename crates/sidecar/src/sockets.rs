@@ -45,10 +45,15 @@ impl Inherited {
         }
     }
 
-    /// One that takes connections for any address.
-    fn transparent(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
-        match self.take(TRANSPARENT, "", address) {
-            Some(socket) => Ok(socket.into()),
+    /// One that takes connections for any address, also where the predecessor's did not. It stays so: for who comes redirected it
+    /// is a socket like any other.
+    fn transparent(&mut self, field: &str, address: SocketAddr) -> io::Result<TcpListener> {
+        match self.take("tcp", field, address) {
+            Some(socket) => {
+                let listener = socket.into();
+                fusewire_net::make_transparent(&listener)?;
+                Ok(listener)
+            }
             None => fusewire_net::listen_transparent(address),
         }
     }
@@ -75,10 +80,13 @@ impl Sockets {
             outbound.push((listen(inherited, "outbound", o.listen)?, to));
         }
         let inbound = settings.inbound.as_ref().map(|i| listen(inherited, "inbound", i.listen)).transpose()?;
+        let tproxy = settings.intercept.as_ref().is_some_and(|intercept| intercept.tproxy);
         let mut intercept = Vec::new();
         for (direction, field, at) in redirected(settings) {
-            let listener = match transport(settings, direction) {
-                TRANSPARENT => inherited.transparent(at).map_err(|source| not_transparent(at, source))?,
+            let listener = match direction {
+                Direction::Inbound if tproxy => {
+                    inherited.transparent(field, at).map_err(|source| not_transparent(at, source))?
+                }
                 _ => listen(inherited, field, at)?,
             };
             intercept.push((listener, direction, Doors::new(settings.limits.connections)));
@@ -127,9 +135,8 @@ impl Sockets {
         for (i, listener) in settings.inbound.iter().zip(&self.inbound) {
             keep(("tcp", "inbound"), i.listen, listener.as_fd())?;
         }
-        for ((direction, field, at), (listener, ..)) in redirected(settings).zip(&self.intercept) {
-            let transport = transport(settings, direction);
-            keep((transport, if transport == TRANSPARENT { "" } else { field }), at, listener.as_fd())?;
+        for ((_, field, at), (listener, ..)) in redirected(settings).zip(&self.intercept) {
+            keep(("tcp", field), at, listener.as_fd())?;
         }
         for (address, listener) in settings.admin.listen.iter().zip(&self.admin) {
             keep(("tcp", "admin.listen"), *address, listener.as_fd())?;
@@ -141,15 +148,6 @@ impl Sockets {
         }
         Ok(handles)
     }
-}
-
-/// A listener that was not made to be transparent cannot serve as one.
-const TRANSPARENT: &str = "tproxy";
-
-/// What a listener for redirected connections is.
-fn transport(settings: &SidecarSettings, direction: Direction) -> &'static str {
-    let tproxy = settings.intercept.as_ref().is_some_and(|intercept| intercept.tproxy);
-    if tproxy && direction == Direction::Inbound { TRANSPARENT } else { "tcp" }
 }
 
 /// The listeners for redirected connections, in the order in which they are bound.

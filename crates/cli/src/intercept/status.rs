@@ -1,15 +1,19 @@
 //! What is in place, for people and for programs.
 //!
-//! It decides in which words it is said; what is there the tools say, and the kernel through them.
+//! It decides in which words it is said, and what is whole: every family's rules, and the routes that they need. What is there
+//! the tools say, and the kernel through them.
 
 use super::routes::Routes;
 use super::{Backend, Tools, there, tool};
 use crate::output::Output;
 use anyhow::Result;
-use fusewire_net::redirect::{Family, Jumps};
+use fusewire_net::redirect::{Family, Jumps, State, VIRTUAL, Way, nft_state};
 use serde_json::json;
 use std::process::ExitCode;
 use tool::Xtables;
+
+/// 2 is taken by usage errors.
+const IN_PART: u8 = 3;
 
 /// What one tool has in place of ours.
 struct Found {
@@ -17,30 +21,29 @@ struct Found {
     state: State,
     /// As the tool prints them.
     rules: String,
-    tproxy: bool,
 }
 
-enum State {
-    Whole,
-    Part,
-    /// Our chains are there, and nothing leads to them.
-    Unused,
-}
-
-impl State {
-    const fn word(&self) -> &'static str {
-        match self {
-            Self::Whole => "in place",
-            Self::Part => "in part",
-            Self::Unused => "not in place",
+impl Found {
+    fn needs(&self, way: Way) -> bool {
+        match way {
+            Way::Answers => ["tproxy to", "-j TPROXY"].iter().any(|rule| self.rules.contains(rule)),
+            Way::Virtual => self.rules.contains(VIRTUAL),
         }
     }
+}
 
-    const fn remedy(&self) -> &'static str {
-        match self {
-            Self::Whole => "",
-            Self::Part | Self::Unused => " (run `up` again, or `down`)",
-        }
+const fn word(state: State) -> &'static str {
+    match state {
+        State::Whole => "in place",
+        State::Part => "in part",
+        State::Unused => "not in place",
+    }
+}
+
+const fn remedy(state: State) -> &'static str {
+    match state {
+        State::Whole => "",
+        State::Part | State::Unused => " (run `up` again, or `down`)",
     }
 }
 
@@ -50,8 +53,7 @@ pub(super) fn run(backend: Backend, output: Output) -> Result<ExitCode> {
         match tools {
             Tools::Nft(nft) => {
                 let rules = nft.table()?.unwrap_or_default();
-                let tproxy = rules.contains("tproxy to");
-                all.push(Found { by: tools.name(), state: State::Whole, rules: rules.trim_end().to_owned(), tproxy });
+                all.push(Found { by: tools.name(), state: nft_state(&rules), rules: rules.trim_end().to_owned() });
             }
             Tools::Xtables(xtables) => {
                 for family in tool::families() {
@@ -60,52 +62,63 @@ pub(super) fn run(backend: Backend, output: Output) -> Result<ExitCode> {
             }
         }
     }
-    let routes = routed(all.iter().any(|found| found.tproxy))?;
+    let (routes, routed) = routes(&all)?;
+    let whole = routed && !all.is_empty() && all.iter().all(|found| found.state == State::Whole);
     match output {
-        Output::Json => println!("{:#}", as_json(&all, &routes)),
+        Output::Json => println!("{:#}", as_json(whole, &all, &routes)),
         Output::Table => {
-            all.iter().for_each(|f| println!("{}{}, by {}:\n{}", f.state.word(), f.state.remedy(), f.by, f.rules));
+            all.iter().for_each(|f| println!("{}{}, by {}:\n{}", word(f.state), remedy(f.state), f.by, f.rules));
             routes.iter().for_each(|line| println!("{line}"));
             if all.is_empty() {
                 println!("nothing is redirected by fusewire here");
             }
         }
     }
-    Ok(if all.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(match whole {
+        true => ExitCode::SUCCESS,
+        false if all.is_empty() => ExitCode::FAILURE,
+        false => ExitCode::from(IN_PART),
+    })
 }
 
-/// The routing rules, which belong to TPROXY and to nothing else, in words.
-fn routed(by_tproxy: bool) -> Result<Vec<String>> {
-    let Some(routes) = Routes::find() else { return Ok(Vec::new()) };
-    let mut lines = Vec::new();
-    for family in tool::families() {
-        let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        lines.extend(match (routes.shown(family)?, by_tproxy) {
-            (Some(rule), true) => Some(format!("answers over {version} come back, by ip rule {rule}")),
-            (Some(rule), false) => Some(format!("without use (run `down`): ip rule {rule}")),
-            (None, true) => {
-                Some(format!("answers over {version} do not come back: the routing rule is gone (run `up` again)"))
+/// The routing rules in words, and whether all that are needed are there, as far as can be seen.
+fn routes(all: &[Found]) -> Result<(Vec<String>, bool)> {
+    let Some(routes) = Routes::find() else { return Ok((Vec::new(), true)) };
+    let (mut lines, mut whole) = (Vec::new(), true);
+    for way in Way::ALL {
+        let needed = all.iter().any(|found| found.needs(way));
+        for family in tool::families().into_iter().filter(|family| way.is_of(*family)) {
+            let what = match (way, family) {
+                (Way::Answers, Family::V4) => "answers over IPv4 come back",
+                (Way::Answers, Family::V6) => "answers over IPv6 come back",
+                (Way::Virtual, _) => "virtual addresses have a way",
+            };
+            let rule = routes.shown(way, family)?;
+            let has_route = routes.has_route(way, family);
+            match (rule, needed) {
+                (Some(rule), true) if has_route => lines.push(format!("{what}, by ip rule {rule}")),
+                (_, true) if !tool::can_be_routed(family) => {}
+                (_, true) => {
+                    whole = false;
+                    lines.push(format!(
+                        "it is not so that {what}: the routing rule or its route is gone (run `up` again)"
+                    ));
+                }
+                (Some(rule), false) => lines.push(format!("without use (run `down`): ip rule {rule}")),
+                (None, false) => {}
             }
-            (None, false) => None,
-        });
+        }
     }
-    Ok(lines)
+    Ok((lines, whole))
 }
 
 fn found(xtables: &Xtables, family: Family) -> Result<Found> {
     let saved = xtables.saved(family)?;
-    let there = Jumps::of(&saved);
-    let state = match &there {
-        there if there.is_whole() => State::Whole,
-        there if there.is_empty() => State::Unused,
-        _ => State::Part,
-    };
-    let ours: Vec<&str> = saved.lines().filter(|line| line.contains("FUSEWIRE_")).collect();
-    Ok(Found { by: xtables.program(family, "restore"), state, rules: ours.join("\n"), tproxy: there.is_tproxy() })
+    let rules = tool::ours(&saved).join("\n");
+    Ok(Found { by: xtables.program(family, "restore"), state: Jumps::of(&saved).state(), rules })
 }
 
-fn as_json(all: &[Found], routes: &[String]) -> serde_json::Value {
-    let one = |f: &Found| json!({"by": f.by, "state": f.state.word(), "rules": f.rules.lines().collect::<Vec<_>>()});
-    let whole = all.iter().any(|f| matches!(f.state, State::Whole));
+fn as_json(whole: bool, all: &[Found], routes: &[String]) -> serde_json::Value {
+    let one = |f: &Found| json!({"by": f.by, "state": word(f.state), "rules": f.rules.lines().collect::<Vec<_>>()});
     json!({"in_place": whole, "by": all.iter().map(one).collect::<Vec<_>>(), "routes": routes})
 }

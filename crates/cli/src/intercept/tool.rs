@@ -29,6 +29,12 @@ pub(super) fn families() -> Vec<Family> {
     [Family::V4, Family::V6].into_iter().filter(|family| v6 || *family == Family::V4).collect()
 }
 
+/// Whether loopback takes routes of `family`: what is switched off by sysctl has rules as ever, and needs no routes.
+pub(super) fn can_be_routed(family: Family) -> bool {
+    let off = std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+    family == Family::V4 || !off.is_ok_and(|off| off.trim() == "1")
+}
+
 pub(super) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
@@ -101,6 +107,11 @@ impl Xtables {
     }
 }
 
+/// What is ours of a table that was saved.
+pub(super) fn ours(saved: &str) -> Vec<&str> {
+    saved.lines().filter(|line| line.contains("FUSEWIRE_")).collect()
+}
+
 fn legacy_has(family: Family, table: &str) -> bool {
     let names = if family == Family::V4 { "/proc/net/ip_tables_names" } else { "/proc/net/ip6_tables_names" };
     std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == table))
@@ -126,6 +137,8 @@ fn remedy(said: &str, fed: &str) -> &'static str {
     let says = |any: &[&str]| any.iter().any(|what| said.contains(what));
     if says(&["Operation not permitted", "Permission denied", "you must be root"]) {
         PERMISSION
+    } else if says(&["evice is not up", "nexthop is not up", "Network is down"]) {
+        "bring loopback up: `ip link set lo up`"
     } else if ["tproxy", "TPROXY"].iter().any(|name| fed.contains(name)) {
         "this kernel may lack TPROXY: load nft_tproxy (for iptables xt_TPROXY, xt_connmark and iptable_mangle) on the node, or leave \
          --tproxy out"
@@ -155,6 +168,7 @@ mod tests {
                 "nft_tproxy",
             ),
             ("iptables-restore: line 12 failed", "-j TPROXY --on-port 1", "xt_TPROXY"),
+            ("Error: Device for nexthop is not up.", "", "ip link set lo up"),
             ("something else", "", "none of these rules"),
         ] {
             assert!(remedy(said, fed).contains(wanted), "{said}: {}", remedy(said, fed));

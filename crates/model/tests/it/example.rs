@@ -649,6 +649,9 @@ fn the_sidecar_section_is_complete() {
                             0.0.0.0:15016,
                         ],
                         tproxy: true,
+                        mark: Some(
+                            1337,
+                        ),
                         unknown: Refuse,
                     },
                 ),

@@ -569,6 +569,8 @@ fn sidecars_say_what_is_allowed() {
         r"sidecar: {intercept: {outbound: 127.0.0.1:1, tproxy: true}}",
         r"sidecar: {intercept: {inbound: ['[::]:1', 127.0.0.1:2], tproxy: true}}",
         r"sidecar: {intercept: {inbound: '[::]:1', tproxy: keep}}",
+        r"sidecar: {intercept: {inbound: '[::]:1', mark: 0x100000000}}",
+        r"sidecar: {intercept: {inbound: '[::]:1', mark: 61534}}",
         r"sidecar: {dns: 127.0.0.1:53}",
         r"sidecar: {intercept: {outbound: 127.0.0.1:1}, dns: {listen: [0.0.0.0:53, nowhere], upstream: [a, 1.1.1.1, 2.2.2.2, 3.3.3.3]}}",
         r"sidecar: {intercept: {outbound: 127.0.0.1:1}, dns: {upstream: 1.1.1.1, x: 1}}",
@@ -626,7 +628,7 @@ fn sidecars_say_what_is_allowed() {
         mesh.yaml:1:56: sidecar.intercept.outbound[0]: 127.0.0.1:1 is already listened on, see mesh.yaml:1
         mesh.yaml:1:69: sidecar.intercept.outbound[1]: must be ip:port, such as 127.0.0.1:15001, got "local"
         mesh.yaml:1:108: sidecar.intercept.unknown: must be allow | refuse, got "drop"
-        mesh.yaml:1:114: sidecar.intercept.x: unknown key (known here: outbound, inbound, tproxy, unknown)
+        mesh.yaml:1:114: sidecar.intercept.x: unknown key (known here: outbound, inbound, tproxy, mark, unknown)
         --
         mesh.yaml:1:22: sidecar.intercept: must name a listener (add `outbound: 127.0.0.1:15001` or `inbound: 0.0.0.0:15006`)
         --
@@ -637,6 +639,10 @@ fn sidecars_say_what_is_allowed() {
         mesh.yaml:1:65: sidecar.intercept.tproxy: does not lead to loopback (listen on 0.0.0.0 or, for both families, on [::])
         --
         mesh.yaml:1:50: sidecar.intercept.tproxy: must be true | false, got "keep"
+        --
+        mesh.yaml:1:48: sidecar.intercept.mark: must be a mark such as 0x539, got "0x100000000"
+        --
+        mesh.yaml:1:48: sidecar.intercept.mark: 0xf05e is what TPROXY's rules go by (take another)
         --
         mesh.yaml:1:16: sidecar.dns: its addresses lead nowhere without `intercept.outbound` (add `intercept: {outbound: 127.0.0.1:15001}`)
         --

@@ -4,7 +4,7 @@
 //! A rule for each port and network instead of `multiport`, which takes no more than 15, and is one more thing that a
 //! kernel may lack.
 
-use super::{ANSWERS, Cidr, Family, Inbound, Owner, PortRange, Ports, Rules, TAKEN, VIRTUAL};
+use super::{ANSWERS, Cidr, Family, Inbound, Owner, PortRange, Ports, Rules, State, TAKEN, VIRTUAL};
 use std::fmt::Write;
 
 /// Those of which [`Jumps`] has to see what is there.
@@ -45,36 +45,63 @@ const MANGLE: Ours = Ours {
     jumps: &[JUMP_TPROXY, JUMP_ANSWERS],
 };
 
+/// The rule of a chain without which nothing is led on from there.
+const LEADS: [(&str, &str); 9] = [
+    ("FUSEWIRE_INBOUND", "-j FUSEWIRE_INBOUND_PORTS"),
+    ("FUSEWIRE_INBOUND_PORTS", "-j REDIRECT"),
+    ("FUSEWIRE_OUTBOUND", "-o lo -j RETURN"), // only some networks may be led on, and none of this family
+    ("FUSEWIRE_OUTBOUND_PORTS", "-j REDIRECT"),
+    ("FUSEWIRE_DNS", "-j REDIRECT"),
+    ("FUSEWIRE_TPROXY", "-j FUSEWIRE_TPROXY_PORTS"),
+    ("FUSEWIRE_TPROXY_PORTS", "-j FUSEWIRE_TAKEN"),
+    ("FUSEWIRE_TAKEN", "-j TPROXY"),
+    ("FUSEWIRE_ANSWERS", "-j MARK"),
+];
+
 /// What is there of ours, from `iptables-save -t` of each of [`TABLES`], one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Jumps {
     jumps: Vec<&'static str>,
     chains: Vec<&'static str>,
+    /// Those of them that lead on.
+    leading: Vec<&'static str>,
 }
 
 impl Jumps {
     pub fn of(saved: &str) -> Self {
-        let appended = saved.lines().filter_map(|line| line.strip_prefix("-A "));
         let ours = NAT.jumps.iter().chain(MANGLE.jumps).copied();
-        let jumps = appended.filter_map(|rule| ours.clone().find(|jump| *jump == rule.trim_end())).collect();
+        let jumps = saved
+            .lines()
+            .filter_map(|line| line.strip_prefix("-A "))
+            .filter_map(|rule| ours.clone().find(|jump| *jump == rule.trim_end()))
+            .collect();
         let declares =
             |line: &str, chain: &str| line.strip_prefix(':').is_some_and(|l| l.split(' ').next() == Some(chain));
         let chains = NAT.chains.iter().chain(MANGLE.chains).copied();
         let chains = chains.filter(|chain| saved.lines().any(|line| declares(line, chain))).collect();
-        Self { jumps, chains }
+        let rules = |chain| appended_to(saved, chain);
+        let leading = LEADS.iter().filter(|(chain, rule)| rules(chain).any(|of| of.contains(rule)));
+        Self { jumps, chains, leading: leading.map(|(chain, _)| *chain).collect() }
     }
-    pub fn is_empty(&self) -> bool {
-        self.jumps.is_empty() && self.chains.is_empty()
-    }
-    /// Whether both directions are led to us.
-    pub fn is_whole(&self) -> bool {
+    pub fn state(&self) -> State {
         let has = |jump| self.jumps.contains(&jump);
-        has(JUMP_OUT) && (has(JUMP_IN) || (has(JUMP_TPROXY) && has(JUMP_ANSWERS)))
+        let leads = |chains: &[&str]| chains.iter().all(|chain| self.leading.contains(chain));
+        let redirected = has(JUMP_IN) && leads(&["FUSEWIRE_INBOUND", "FUSEWIRE_INBOUND_PORTS"]);
+        let taken = has(JUMP_TPROXY) && has(JUMP_ANSWERS) && leads(MANGLE.chains);
+        let outbound = has(JUMP_OUT) && leads(&["FUSEWIRE_OUTBOUND", "FUSEWIRE_OUTBOUND_PORTS"]);
+        let names = has(JUMP_DNS) == leads(&["FUSEWIRE_DNS"]);
+        match outbound && names && (redirected || taken) {
+            true => State::Whole,
+            false if self.jumps.is_empty() => State::Unused,
+            false => State::Part,
+        }
     }
-    /// Whether what comes in is led to us by TPROXY.
-    pub fn is_tproxy(&self) -> bool {
-        self.jumps.contains(&JUMP_TPROXY)
-    }
+}
+
+/// The rules of a chain, without its name.
+fn appended_to<'a>(saved: &'a str, chain: &str) -> impl Iterator<Item = &'a str> {
+    let begin = format!("-A {chain} ");
+    saved.lines().filter_map(move |line| line.strip_prefix(&begin))
 }
 
 /// Puts our chains in place of what there is of them (`--noflush` empties a chain that is declared again).
@@ -93,13 +120,13 @@ pub fn iptables_up(rules: &Rules, family: Family, there: &Jumps) -> String {
         let redirect = format!("REDIRECT --to-ports {}", rules.inbound_port);
         included(&rules.inbound, &redirect, &mut |rule| add("FUSEWIRE_INBOUND_PORTS", &rule));
     }
-    for owner in &rules.sidecar {
-        add("FUSEWIRE_OUTBOUND", &owned(*owner));
+    for owner in rules.left_alone() {
+        add("FUSEWIRE_OUTBOUND", &owned(owner));
     }
     if let Some(port) = rules.dns_port {
         add("FUSEWIRE_OUTBOUND", &format!("-p tcp --dport 53 -j REDIRECT --to-ports {port}"));
-        for owner in &rules.sidecar {
-            add("FUSEWIRE_DNS", &owned(*owner));
+        for owner in rules.left_alone() {
+            add("FUSEWIRE_DNS", &owned(owner));
         }
         add("FUSEWIRE_DNS", &format!("-p udp -j REDIRECT --to-ports {port}"));
         if family == Family::V4 {
@@ -158,6 +185,27 @@ fn tproxy(rules: &Rules, family: Family, there: &Jumps) -> String {
 /// Takes out what is there of ours; `None`: nothing is.
 pub fn iptables_down(there: &Jumps) -> Option<String> {
     let all: String = [NAT, MANGLE].iter().filter_map(|ours| taken_out(ours, there)).collect();
+    (!all.is_empty()).then_some(all)
+}
+
+/// Puts back what there was of ours, from what `iptables-save` printed `before`. `None`: there was nothing, and is nothing.
+pub fn iptables_back(before: &str, there: &Jumps) -> Option<String> {
+    let was = Jumps::of(before);
+    let one = |ours: &Ours| {
+        let wanted: Vec<&str> = was.chains.iter().filter(|chain| ours.chains.contains(chain)).copied().collect();
+        if wanted.is_empty() {
+            return taken_out(ours, there);
+        }
+        let mut text = begun(ours, &wanted, there);
+        for chain in &wanted {
+            appended_to(before, chain).for_each(|rule| text += &format!("-A {chain} {rule}\n"));
+        }
+        for jump in was.jumps.iter().filter(|jump| ours.jumps.contains(jump)) {
+            text += &format!("-A {jump}\n");
+        }
+        Some(text + "COMMIT\n")
+    };
+    let all: String = [NAT, MANGLE].iter().filter_map(one).collect();
     (!all.is_empty()).then_some(all)
 }
 

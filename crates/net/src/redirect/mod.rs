@@ -25,9 +25,9 @@ mod nft;
 pub mod routes;
 mod set;
 
-pub use iptables::{Jumps, TABLES, iptables_down, iptables_up};
-pub use nft::{TABLE, nft_down, nft_up};
-pub use routes::ANSWERS;
+pub use iptables::{Jumps, TABLES, iptables_back, iptables_down, iptables_up};
+pub use nft::{TABLE, nft_down, nft_state, nft_up};
+pub use routes::{ANSWERS, Way};
 pub use set::{Cidr, PortRange};
 
 /// The mark of a connection that came in and is the sidecar's by TPROXY, from its first packet on: what belongs to it goes to
@@ -35,7 +35,7 @@ pub use set::{Cidr, PortRange};
 const TAKEN: u32 = ANSWERS + 1;
 
 /// Where names that exist only in the mesh have their addresses; redirected whatever is excluded, for nobody else is there.
-const VIRTUAL: &str = "240.0.0.0/8";
+pub const VIRTUAL: &str = "240.0.0.0/8";
 
 /// What `fusewire intercept up` was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,22 @@ pub struct Rules {
     /// Only destinations in these; empty: all.
     pub only_to: Vec<Cidr>,
     pub except_to: Vec<Cidr>,
+}
+
+impl Rules {
+    /// What has to be routed for them.
+    pub fn ways(&self) -> Vec<Way> {
+        let answers = (self.by == Inbound::Tproxy).then_some(Way::Answers);
+        answers.into_iter().chain(self.dns_port.map(|_| Way::Virtual)).collect()
+    }
+
+    /// Whom the rules leave alone. By TPROXY a socket that calls the application for its caller bears [`ANSWERS`], and no mark
+    /// beside it.
+    fn left_alone(&self) -> impl Iterator<Item = Owner> {
+        let by_mark = self.sidecar.iter().any(|owner| matches!(owner, Owner::Mark(_)));
+        let answers = (self.by == Inbound::Tproxy && by_mark).then_some(Owner::Mark(ANSWERS));
+        self.sidecar.iter().copied().chain(answers)
+    }
 }
 
 /// How what comes in is brought to the sidecar.
@@ -79,6 +95,16 @@ pub struct Ports {
     /// Only these; empty: all.
     pub only: Vec<PortRange>,
     pub except: Vec<PortRange>,
+}
+
+/// How much of what `up` puts in is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Both directions are led to us, and redirected there.
+    Whole,
+    Part,
+    /// Something of ours is there, and nothing leads to it.
+    Unused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

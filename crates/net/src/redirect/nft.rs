@@ -1,6 +1,6 @@
 //! For `nft -f -`. One transaction: the table is there before, or as it should be after, and never half.
 
-use super::{ANSWERS, Cidr, Inbound, Owner, PortRange, Ports, Rules, TAKEN, VIRTUAL};
+use super::{ANSWERS, Cidr, Inbound, Owner, PortRange, Ports, Rules, State, TAKEN, VIRTUAL};
 use std::fmt::{Display, Write};
 
 /// Ours, for both families.
@@ -49,8 +49,8 @@ pub fn nft_up(rules: &Rules) -> String {
     if rules.dns_port.is_none() {
         line(2, "meta l4proto != tcp return");
     }
-    for owner in &rules.sidecar {
-        line(2, &owned(*owner));
+    for owner in rules.left_alone() {
+        line(2, &owned(owner));
     }
     if let Some(port) = rules.dns_port {
         line(2, &format!("meta l4proto {{ tcp, udp }} th dport 53 redirect to :{port}"));
@@ -69,6 +69,27 @@ pub fn nft_up(rules: &Rules) -> String {
 /// Takes the table out; no error where there is none.
 pub fn nft_down() -> String {
     format!("table {TABLE} {{\n}}\ndelete table {TABLE}\n")
+}
+
+/// Of our table as `nft list table` prints it.
+pub fn nft_state(table: &str) -> State {
+    // `rule`: without it nothing is led to us; the last of a chain begins a line, unlike those for names alone
+    let leads = |chain: &str, hook: &str, rule: &str| {
+        let begin = format!("chain {chain} {{");
+        let lines = table.lines().map(str::trim).skip_while(|line| *line != begin).take_while(|line| *line != "}");
+        let lines: Vec<&str> = lines.collect();
+        lines.iter().any(|line| line.contains(hook)) && lines.join("\n").contains(rule)
+    };
+    let taken = leads("inbound", "hook prerouting", "tproxy to")
+        && leads("answers", "hook output", "ct direction original")
+        && leads("answers", "hook output", "ct direction reply");
+    let inbound = leads("inbound", "hook prerouting", "\nmeta l4proto tcp redirect to :") || taken;
+    let outbound = leads("outbound", "hook output", "\nmeta l4proto tcp redirect to :");
+    match (inbound, outbound) {
+        (true, true) => State::Whole,
+        _ if !["redirect to", "tproxy to"].iter().any(|rule| table.contains(rule)) => State::Unused,
+        _ => State::Part,
+    }
 }
 
 fn owned(owner: Owner) -> String {

@@ -190,7 +190,7 @@ fn iptables_in_the_other_form_takes_out_the_chains_of_the_first() {
     }
     assert!(!to_tproxy.contains("-A FUSEWIRE_INBOUND"), "{to_tproxy}");
     let there = Jumps::of(&iptables_up(&tproxy(), Family::V4, &Jumps::default()));
-    assert!(there.is_tproxy() && there.is_whole());
+    assert!(there.state() == State::Whole);
     expect![[r#"
         *nat
         -D OUTPUT -p tcp -j FUSEWIRE_OUTBOUND
@@ -336,7 +336,76 @@ fn iptables_down_takes_out_what_is_there_and_no_more() {
     assert_eq!(iptables_down(&Jumps::of("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n")), None);
     let half = Jumps::of("*nat\n:FUSEWIRE_INBOUND - [0:0]\nCOMMIT\n");
     assert_eq!(iptables_down(&half).unwrap(), "*nat\n-F FUSEWIRE_INBOUND\n-X FUSEWIRE_INBOUND\nCOMMIT\n");
-    assert!(!half.is_whole() && Jumps::of(SAVED).is_whole());
+}
+
+/// What `up` puts in is whole; without any line of those that lead to the sidecar it is not.
+#[test]
+fn what_is_whole_leads_both_ways_to_the_sidecar() {
+    let names = || Rules { dns_port: Some(15053), ..plain() };
+    let one_family = || Rules { only_to: vec!["fd00::/8".parse().unwrap()], ..plain() };
+    for rules in [plain(), everything(), tproxy(), names(), one_family()] {
+        let whole = iptables_up(&rules, Family::V4, &Jumps::default());
+        assert_eq!(Jumps::of(&whole).state(), State::Whole, "{whole}");
+        let jumps = |line: &&str| line.starts_with("-A PREROUTING") || line.starts_with("-A OUTPUT");
+        for gone in whole.lines().filter(jumps) {
+            let left = whole.replace(&format!("{gone}\n"), "");
+            assert_eq!(Jumps::of(&left).state(), State::Part, "without {gone}");
+        }
+        for chain in ["FUSEWIRE_OUTBOUND", "FUSEWIRE_OUTBOUND_PORTS"] {
+            let emptied: Vec<&str> = whole.lines().filter(|line| !line.starts_with(&format!("-A {chain} "))).collect();
+            assert_eq!(Jumps::of(&emptied.join("\n")).state(), State::Part, "{chain} is empty");
+        }
+        let unused: Vec<&str> = whole.lines().filter(|line| !jumps(line)).collect();
+        assert_eq!(Jumps::of(&unused.join("\n")).state(), State::Unused);
+        let whole = nft_up(&rules).replace("0xf05", "0x0000f05"); // as it is printed
+        assert_eq!(nft_state(&whole), State::Whole, "{whole}");
+        let ends =
+            ["meta l4proto tcp redirect to :15001", "redirect to :15006", "tproxy to", "hook output", "prerouting"];
+        for gone in ends.into_iter().filter(|end| whole.contains(end)) {
+            let left: Vec<&str> = whole.lines().filter(|line| !line.contains(gone)).collect();
+            assert_eq!(nft_state(&left.join("\n")), State::Part, "without {gone}");
+        }
+        // the rules for names are no way out for everything else
+        let left = whole.replace("        meta l4proto tcp redirect to :15001\n", "");
+        assert_eq!(nft_state(&left), State::Part, "{left}");
+    }
+    for table in
+        ["table inet fusewire {\n}\n", "table inet fusewire {\n\tchain inbound {\n\t\ttype nat hook output;\n\t}\n}\n"]
+    {
+        assert_eq!(nft_state(table), State::Unused);
+    }
+}
+
+/// Whatever became of it meanwhile.
+#[test]
+fn iptables_back_is_what_there_was_of_ours_and_nothing_else() {
+    let (redirect, by_tproxy) = (plain(), tproxy());
+    for rules in [&redirect, &by_tproxy] {
+        let before = iptables_up(rules, Family::V4, &Jumps::default()).replace("*nat\n", "*nat\n-A OUTPUT -j OTHERS\n");
+        for now in [SAVED.to_owned(), iptables_up(&by_tproxy, Family::V4, &Jumps::default()), String::new()] {
+            let back = iptables_back(&before, &Jumps::of(&now)).unwrap();
+            assert_eq!(Jumps::of(&back), Jumps::of(&before), "{back}");
+            let rules = |text: &str| text.lines().filter(|line| line.starts_with("-A FUSEWIRE")).count();
+            assert!(rules(&back) == rules(&before) && !back.contains("OTHERS"), "{back}");
+        }
+    }
+    assert_eq!(iptables_back("", &Jumps::of(SAVED)), iptables_down(&Jumps::of(SAVED)));
+    assert_eq!(iptables_back("*nat\nCOMMIT\n", &Jumps::default()), None);
+}
+
+/// Its calls to the application from a caller's address bear another mark.
+#[test]
+fn a_sidecar_that_is_known_by_its_mark_is_so_with_tproxy_too() {
+    let by_mark = |by| Rules { by, sidecar: vec![Owner::Mark(0x539)], ..plain() };
+    let left_alone = |rules: &Rules| {
+        (
+            nft_up(rules).matches("meta mark 0xf05e return").count(),
+            iptables_up(rules, Family::V4, &Jumps::default()).matches("--mark 0xf05e -j RETURN").count(),
+        )
+    };
+    assert_eq!(left_alone(&by_mark(Inbound::Tproxy)), (1, 1));
+    assert_eq!(left_alone(&by_mark(Inbound::Redirect)), (0, 0));
+    assert_eq!(left_alone(&tproxy()), (0, 0));
 }
 
 #[test]

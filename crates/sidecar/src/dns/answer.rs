@@ -2,33 +2,46 @@
 //!
 //! It reads questions with a library, and of an answer no more than its header: what upstream said goes on as it is.
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use std::net::Ipv4Addr;
 
 /// A virtual address stays what it is; but its service may leave the mesh.
 pub(super) const TTL: u32 = 30;
+/// Where upstream has not said whether the name exists outside.
+pub(super) const BRIEF: u32 = 5;
 
 /// The shortest message.
 const HEADER: usize = 12;
+/// In its third byte.
+const RESPONSE: u8 = 0x80;
+const OPCODE: u8 = 0x78;
+const RECURSION_DESIRED: u8 = 1;
+const SERVER_FAILURE: u8 = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     /// For the addresses of a name, in lower case and without the dot at its end.
     Address { name: String, v4: bool },
-    /// For anything else, which the mesh has nothing to say to.
+    /// For a zone, or what changed in it: over TCP the answer is many messages.
+    Transfer,
+    /// For anything else, which the mesh has nothing to say to: also what is no query, or cannot be read.
     Other,
 }
 
 impl Asked {
-    /// `None`: it is no question.
+    /// `None`: it is an answer, or too short to be anything.
     pub(super) fn read(message: &[u8]) -> Option<Self> {
-        let asked = Message::from_vec(message).ok()?;
-        if asked.metadata.message_type != MessageType::Query || asked.metadata.op_code != OpCode::Query {
+        if message.get(..HEADER)?[2] & RESPONSE != 0 {
             return None;
         }
-        let [question] = asked.queries.as_slice() else { return None };
+        let asked = Message::from_vec(message).ok().filter(|asked| asked.metadata.op_code == OpCode::Query);
+        let queries = asked.map(|asked| asked.queries).unwrap_or_default();
+        let [question] = queries.as_slice() else { return Some(Self::Other) };
+        if matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR) {
+            return Some(Self::Transfer);
+        }
         let v4 = question.query_type() == RecordType::A;
         if question.query_class() != DNSClass::IN || !(v4 || question.query_type() == RecordType::AAAA) {
             return Some(Self::Other);
@@ -38,20 +51,37 @@ impl Asked {
     }
 
     /// Virtual addresses are of IPv4 only; who asks for another gets no records, which is not "no such name".
-    pub(super) fn answer(&self, question: &[u8], address: Ipv4Addr) -> Vec<u8> {
+    pub(super) fn answer(&self, question: &[u8], address: Ipv4Addr, ttl: u32) -> Vec<u8> {
         respond(question, |said| {
             said.metadata.authoritative = true;
             if let (Self::Address { v4: true, .. }, Some(query)) = (self, said.queries.first()) {
                 let name = query.name().clone();
-                said.add_answer(Record::from_rdata(name, TTL, RData::A(A(address))));
+                said.add_answer(Record::from_rdata(name, ttl, RData::A(A(address))));
             }
         })
     }
 }
 
-/// SERVFAIL: ask again.
+/// SERVFAIL: ask again. To what is no ordinary question without its words.
 pub(super) fn failed(question: &[u8]) -> Vec<u8> {
-    respond(question, |said| said.metadata.response_code = ResponseCode::ServFail)
+    if is_ordinary(question) {
+        let said = respond(question, |said| said.metadata.response_code = ResponseCode::ServFail);
+        if !said.is_empty() {
+            return said;
+        }
+    }
+    let mut said = question.get(..HEADER).unwrap_or_default().to_vec();
+    if let [_, _, flags, code, counts @ ..] = said.as_mut_slice() {
+        *flags = *flags & (OPCODE | RECURSION_DESIRED) | RESPONSE;
+        *code = SERVER_FAILURE;
+        counts.fill(0);
+    }
+    said
+}
+
+/// A query with one question.
+fn is_ordinary(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & OPCODE == 0) && message.get(4..6) == Some(&[0, 1])
 }
 
 fn respond(question: &[u8], fill: impl FnOnce(&mut Message)) -> Vec<u8> {
@@ -86,15 +116,15 @@ impl Verdict {
 /// Whether it answers that question: the same id, the same words. RFC 5452, section 9.1.
 pub(super) fn is_answer_to(said: &[u8], question: &[u8]) -> bool {
     let (Some(head), Some(asked)) = (said.get(..HEADER), question.get(..HEADER)) else { return false };
-    let is_response = head[2] & 0x80 != 0;
+    let is_response = head[2] & RESPONSE != 0;
     if head[..2] != asked[..2] || !is_response {
         return false;
     }
-    // one that could not read the question may leave it out
+    // one that could not read the question may leave it out, and who was asked for something else may too
     if head[4..6] == [0, 0] {
-        return head[3] & 0x0f != 0;
+        return head[3] & 0x0f != 0 || !is_ordinary(question);
     }
-    words(question).is_some_and(|end| said.get(HEADER..end) == question.get(HEADER..end))
+    words(question).is_none_or(|end| said.get(HEADER..end) == question.get(HEADER..end))
 }
 
 /// Where the first question ends: its labels, its type and its class.
@@ -112,7 +142,7 @@ fn words(message: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::op::Query;
+    use hickory_proto::op::{MessageType, Query};
     use hickory_proto::rr::Name;
     use std::str::FromStr;
 
@@ -137,8 +167,32 @@ mod tests {
     fn what_is_no_question_gets_no_answer() {
         let mut answer = question("shop.", RecordType::A);
         answer[2] |= 0x80;
-        for message in [&answer[..], b"", b"\x12\x67", &question("shop.", RecordType::A)[..20]] {
+        for message in [&answer[..], b"", b"\x12\x67", &question("shop.", RecordType::A)[..11]] {
             assert_eq!(Asked::read(message), None, "{message:?}");
+        }
+    }
+
+    /// What upstream makes of it is its own affair: NOTIFY, UPDATE, no question or two, and what cannot be read.
+    #[test]
+    fn what_is_no_ordinary_question_is_for_upstream() {
+        let ask = question("shop.", RecordType::A);
+        let with = |at: usize, byte: u8| {
+            let mut message = ask.clone();
+            message[at] = byte;
+            message
+        };
+        let header = with(5, 0)[..HEADER].to_vec();
+        for message in [with(2, 4 << 3), with(2, 5 << 3), with(5, 2), header, ask[..20].to_vec()] {
+            assert_eq!(Asked::read(&message), Some(Asked::Other), "{message:?}");
+            let mut said = message.clone();
+            said[2] |= RESPONSE;
+            assert!(is_answer_to(&said, &message), "{message:?}");
+            let failed = failed(&message);
+            assert!(Verdict::of(&failed) == Verdict::Failed && is_answer_to(&failed, &message), "{failed:?}");
+            assert_eq!(failed[2] & OPCODE, message[2] & OPCODE);
+        }
+        for kind in [RecordType::AXFR, RecordType::IXFR] {
+            assert_eq!(Asked::read(&question("shop.", kind)), Some(Asked::Transfer));
         }
     }
 
@@ -146,7 +200,7 @@ mod tests {
     fn a_virtual_address_is_told_to_who_asks_for_ipv4_and_to_others_that_the_name_exists() {
         for (kind, records) in [(RecordType::A, 1), (RecordType::AAAA, 0)] {
             let question = question("shop.", kind);
-            let said = Asked::read(&question).unwrap().answer(&question, Ipv4Addr::new(240, 1, 2, 3));
+            let said = Asked::read(&question).unwrap().answer(&question, Ipv4Addr::new(240, 1, 2, 3), TTL);
             assert!(is_answer_to(&said, &question));
             let said = Message::from_vec(&said).unwrap();
             assert_eq!((said.metadata.response_code, said.answers.len()), (ResponseCode::NoError, records));

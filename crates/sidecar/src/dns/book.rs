@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How long upstream's word that a name does not exist is believed: as long as our own answer.
 const DENIED: Duration = Duration::from_secs(TTL as u64);
+/// And that it does: who has a name that the mesh has too, keeps it while upstream is slow.
+const REAL: Duration = Duration::from_secs(3600);
 /// Beyond it a name has no address, and is not found.
 const MAX_NAMES: usize = 65_536;
 pub(crate) const FILE: &str = "virtual-addresses";
@@ -43,8 +45,15 @@ struct Pages {
 
 struct Entry {
     address: Ipv4Addr,
-    /// When upstream last said that there is no such name.
-    denied: Option<Time>,
+    /// What upstream last said of it, and when.
+    outside: Option<(Outside, Time)>,
+}
+
+/// Whether the name exists outside the mesh too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outside {
+    Real,
+    Denied,
 }
 
 impl Book {
@@ -83,18 +92,19 @@ impl Book {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Upstream says that there is no such name.
-    pub(crate) fn deny(&self, name: &str, now: Time) {
+    /// What upstream says of a name that has an address.
+    pub(crate) fn said(&self, name: &str, outside: Outside, now: Time) {
         let mut pages = self.pages();
         if let Some(entry) = pages.by_name.get_mut(name) {
-            entry.denied = Some(now);
+            entry.outside = Some((outside, now));
         }
     }
 
-    /// Whether it said so not long ago.
-    pub(crate) fn is_denied(&self, name: &str, now: Time) -> bool {
-        let denied = self.pages().by_name.get(name).and_then(|entry| entry.denied);
-        denied.is_some_and(|then| now.since(then) < DENIED)
+    /// What it said not long ago.
+    pub(crate) fn outside(&self, name: &str, now: Time) -> Option<Outside> {
+        let (outside, then) = self.pages().by_name.get(name)?.outside?;
+        let believed = if outside == Outside::Real { REAL } else { DENIED };
+        (now.since(then) < believed).then_some(outside)
     }
 
     /// The name's address, for good; `None`: there are too many.
@@ -147,7 +157,7 @@ impl Pages {
 
     fn write(&mut self, name: &str, address: Ipv4Addr) {
         let name: Arc<str> = name.into();
-        self.by_name.insert(name.clone(), Entry { address, denied: None });
+        self.by_name.insert(name.clone(), Entry { address, outside: None });
         self.by_address.insert(address, name);
     }
 }
@@ -186,12 +196,18 @@ mod tests {
     #[test]
     fn that_a_name_does_not_exist_outside_is_believed_for_half_a_minute() {
         let (book, second) = (Book::default(), |n: u64| Time(n * 1_000_000_000));
-        book.deny("shop", second(1));
-        assert!(!book.is_denied("shop", second(1)), "it has no address");
+        book.said("shop", Outside::Denied, second(1));
+        assert_eq!(book.outside("shop", second(1)), None, "it has no address");
         book.address("shop");
-        assert!(!book.is_denied("shop", second(1)), "nobody said so");
-        book.deny("shop", second(1));
-        assert!(book.is_denied("shop", second(30)) && !book.is_denied("shop", second(31)));
+        assert_eq!(book.outside("shop", second(1)), None, "nobody said so");
+        book.said("shop", Outside::Denied, second(1));
+        assert_eq!([30, 31].map(|n| book.outside("shop", second(n))), [Some(Outside::Denied), None]);
+        book.said("shop", Outside::Real, second(1));
+        assert_eq!(
+            [3600, 3601].map(|n| book.outside("shop", second(n))),
+            [Some(Outside::Real), None],
+            "that it does, for longer"
+        );
     }
 
     #[test]

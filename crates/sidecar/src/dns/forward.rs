@@ -3,12 +3,13 @@
 //! Every question over UDP has a socket of its own, and with it a port that nobody can guess (RFC 5452, section 4.5). The
 //! next server is asked where one does not answer in time, as the C library does.
 
-use super::answer::is_answer_to;
+use super::answer::{Verdict, is_answer_to};
 use super::{MAX_MESSAGE, read, write};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 
 /// For one server's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,10 +40,38 @@ pub(super) async fn ask(question: &[u8], way: Way, servers: &[SocketAddr]) -> Op
     None
 }
 
+/// The first answer by which the name exists, of all at once; never, where none says so.
+pub(super) async fn known_to_any(question: &[u8], way: Way, servers: &[SocketAddr]) -> Vec<u8> {
+    let one = |server: &SocketAddr| {
+        let server = [*server];
+        async move { ask(question, way, &server).await }
+    };
+    let mut all: FuturesUnordered<_> = servers.iter().map(one).collect();
+    while let Some(said) = all.next().await {
+        if let Some(said) = said.filter(|said| Verdict::of(said) == Verdict::Known) {
+            return said;
+        }
+    }
+    std::future::pending().await
+}
+
+/// A connection to the first that takes one, on which the question has been asked.
+pub(super) async fn asked_over_tcp(question: &[u8], servers: &[SocketAddr]) -> Option<TcpStream> {
+    for server in servers {
+        let asking = async {
+            let mut stream = fusewire_net::dial(server).await?;
+            write(&mut stream, question).await?;
+            io::Result::Ok(stream)
+        };
+        if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, asking).await {
+            return Some(stream);
+        }
+    }
+    None
+}
+
 async fn udp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
-    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?; // the kernel drops what comes from elsewhere
+    let socket = fusewire_net::datagrams(server).await?;
     socket.send(question).await?;
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
@@ -55,7 +84,7 @@ async fn udp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
 }
 
 async fn tcp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+    let mut stream = fusewire_net::dial(server).await?;
     write(&mut stream, question).await?;
     let said = read(&mut stream).await?;
     if is_answer_to(&said, question) { Ok(said) } else { Err(io::ErrorKind::InvalidData.into()) }

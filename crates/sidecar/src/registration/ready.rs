@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 const SOON: Duration = Duration::from_millis(250);
@@ -43,7 +42,7 @@ async fn ask(
             // its findings are told; ours anew if it is ever taken away
             (told, failures) = (None, 0);
         } else {
-            let answer = tokio::time::timeout(TIMEOUT, TcpStream::connect(address)).await;
+            let answer = tokio::time::timeout(TIMEOUT, fusewire_net::dial(address)).await;
             let detail = match answer {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(format!("connect to {address}: {error}")),

@@ -70,8 +70,7 @@ async fn reach(name: &str, tls: &Arc<rustls::ClientConfig>) -> io::Result<TlsStr
 }
 
 async fn dial(address: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(address).await?;
-    fusewire_net::tune(&stream);
+    let stream = fusewire_net::dial(address).await?;
     let stream = TlsConnector::from(tls.clone()).connect(unchecked_name(), stream).await?;
     let id = peer_id(stream.get_ref().1.peer_certificates()).map_err(io::Error::other)?;
     if id.path() == CONTROL_PATH {

@@ -1,7 +1,7 @@
 //! `intercept`: where a sidecar takes what was redirected to it.
 
 use super::Listeners;
-use crate::node::{Intercept, Unknown};
+use crate::node::{Intercept, OWN_MARK, Unknown};
 use crate::yaml::cursor::{Cursor, Fields};
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ const UNKNOWN: [(&str, Unknown); 2] = [("allow", Unknown::Allow), ("refuse", Unk
 
 pub(super) fn intercept(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Intercept {
     let mut intercept =
-        Intercept { outbound: Vec::new(), inbound: Vec::new(), tproxy: false, unknown: Unknown::default() };
+        Intercept { outbound: Vec::new(), inbound: Vec::new(), tproxy: false, mark: None, unknown: Unknown::default() };
     let Some(mut fields) = cursor.map("a mapping such as {outbound: 127.0.0.1:15001, inbound: 0.0.0.0:15006}") else {
         return intercept;
     };
@@ -30,11 +30,25 @@ pub(super) fn intercept(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Inter
             Some(_) => {}
         }
     }
+    if let Some(cursor) = fields.get("mark") {
+        intercept.mark = cursor.parse("a mark such as 0x539", mark);
+        if intercept.mark == Some(OWN_MARK) {
+            cursor.fault_with(format!("{OWN_MARK:#x} is what TPROXY's rules go by"), "take another");
+        }
+    }
     intercept.outbound = outbound.unwrap_or_default();
     intercept.inbound = inbound.unwrap_or_default();
     intercept.unknown = fields.get("unknown").and_then(|c| c.choice(&UNKNOWN)).unwrap_or_default();
     fields.finish();
     intercept
+}
+
+fn mark(text: &str) -> Option<u32> {
+    let mark = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    mark.ok().filter(|mark| *mark > 0)
 }
 
 /// `None`: not written.
