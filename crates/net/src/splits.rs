@@ -1,7 +1,7 @@
 //! What both ways of finding out what a connection speaks promise: the verdict depends on the bytes alone, however they come,
 //! and every byte is given back. Arbitrary bytes, made of what matters to them, in arbitrary pieces.
 
-use crate::{detect, opening};
+use crate::{Patience, detect, opening};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -98,7 +98,8 @@ where
 #[tokio::test(start_paused = true)]
 async fn arbitrary_bytes_in_arbitrary_pieces_get_the_same_verdict_and_come_back() {
     const LONG: Duration = Duration::from_secs(5);
-    let by_opening = async |io| opening(io, LONG, LONG).await.unwrap();
+    let patience = Patience { silence: LONG, pause: LONG, all: LONG };
+    let by_opening = async |io| opening(io, patience).await.unwrap();
     let by_detect = async |io| detect(io, LONG).await.unwrap();
     for seed in 0..CASES {
         let mut random = Random(seed);
