@@ -58,7 +58,7 @@ fn a_connection_for_which_there_is_no_room_is_reset() {
     let script = "import socket\n\
                   one = socket.create_connection(('10.77.0.2', 8081), 20)\n\
                   one.sendall(b'ping'); assert one.recv(4) == b'ping'\n\
-                  two = socket.create_connection(('10.77.0.2', 8081), 20)\n\
-                  try: print('end' if two.recv(4) == b'' else 'answer')\nexcept ConnectionResetError: print('reset')";
+                  try:\n two = socket.create_connection(('10.77.0.2', 8081), 20)\n \
+                  print('end' if two.recv(4) == b'' else 'answer')\nexcept ConnectionResetError: print('reset')";
     assert_eq!(world.host(1).told("python3", &["-c", script]).trim(), "reset");
 }

@@ -164,7 +164,7 @@ mod tests {
                 assert_eq!(heard, Heard::NotYet);
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await; // bounded: the reader's pause
+            tokio::time::sleep(Duration::from_millis(20)).await; // bounded wait: the reader pauses
         }
         assert!(sent < BYTES, "the window is closed");
         let reading = tokio::spawn(async move {
