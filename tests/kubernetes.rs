@@ -326,8 +326,6 @@ fn who_calls_a_pods_own_address_reaches_that_pod_and_no_other() {
         let answers: BTreeSet<String> = (0..20).map(|_| said(&caller, &own).1).collect();
         assert_eq!(answers, BTreeSet::from([pod.name.clone()]));
     }
-    let all: BTreeSet<String> = (0..200).map(|_| said(&caller, "web").1).collect();
-    assert_eq!(all.len(), 2, "the Service is both");
     a.fails.store(true, Ordering::Relaxed);
     assert_eq!(said(&caller, &format!("{}:{}", a.ip, a.app.port)), (500, "pod-a".into()), "no other in its place");
 }

@@ -4,16 +4,18 @@ use crate::FUSEWIRE;
 use fusewire_testkit::pair::{BOTH, Shape};
 use fusewire_testkit::process::PATIENCE;
 use fusewire_testkit::raw::{Conn, Server};
-use fusewire_testkit::{Pair, eventually, h2c};
+use fusewire_testkit::{Pair, h2c};
 use std::sync::mpsc::channel;
 
-/// Reads the request and says nothing until the caller is gone; tells each time.
-fn silent() -> (Server, std::sync::mpsc::Receiver<()>) {
+/// Reads the request and says nothing until the caller is gone; tells of both.
+fn silent() -> (Server, std::sync::mpsc::Receiver<&'static str>) {
     let (tell, told) = channel();
     let app = Server::start(move |mut conn| {
-        let _ = conn.head();
-        let _ = conn.rest();
-        tell.send(()).unwrap();
+        if conn.head().is_ok() {
+            tell.send("asked").unwrap();
+            let _ = conn.rest();
+            tell.send("gone").unwrap();
+        }
     });
     (app, told)
 }
@@ -27,7 +29,7 @@ fn an_application_that_does_not_answer_within_timeout_request_gives_504() {
         conn.say(format!("GET /{host} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
         let (head, _) = conn.answer().unwrap();
         assert_eq!((head.status(), head.header("fusewire-reason")), (504, Some("response-timeout")), "{host}");
-        told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!([told.recv_timeout(PATIENCE), told.recv_timeout(PATIENCE)], [Ok("asked"), Ok("gone")]);
         // and with a body, over HTTP/2
         h2c::run(async {
             let client = h2c::client(pair.port()).await;
@@ -39,7 +41,7 @@ fn an_application_that_does_not_answer_within_timeout_request_gives_504() {
                 (504, &b"response-timeout"[..])
             );
         });
-        told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!([told.recv_timeout(PATIENCE), told.recv_timeout(PATIENCE)], [Ok("asked"), Ok("gone")]);
         assert_eq!(pair.logged(&pair.web, &format!("/{host}"))["reason"], "response-timeout");
     }
 }
@@ -117,13 +119,9 @@ fn callers_that_leave_before_the_answer_are_logged_and_nobody_else_is_blamed() {
         for n in 0..12 {
             let mut conn = Conn::connect(pair.port());
             conn.say(format!("GET /{host}/{n} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
-            // known to have arrived once the sidecar counts it
-            eventually("the request is on its way", || {
-                pair.web.metric(&format!("fusewire_requests_in_flight{{direction=\"outbound\",service=\"{host}\""))
-                    == Some(1.0)
-            });
+            assert_eq!(told.recv_timeout(PATIENCE), Ok("asked"));
             drop(conn);
-            told.recv_timeout(PATIENCE).unwrap(); // the application's connection ends too
+            assert_eq!(told.recv_timeout(PATIENCE), Ok("gone"), "the application's connection ends too");
             let line = pair.logged(&pair.web, &format!("/{host}/{n}"));
             assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client-gone".into()), "{line}");
         }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 /// Put a sidecar beside the applications in Kubernetes manifests, as the admission webhook does: from files to standard output.
 ///
-/// Every Pod, PodTemplate, Deployment, StatefulSet, DaemonSet, ReplicaSet, Job and CronJob, in lists too; whatever else is in the files goes
-/// through unchanged, comments left out. Exit code 1: something could not be injected, and went through as it was.
+/// Every Pod, PodTemplate, Deployment, StatefulSet, DaemonSet, ReplicaSet, Job and CronJob, in lists too; whatever else is in the
+/// files goes through unchanged, comments left out. Exit code 1: something could not be injected, and went through as it was.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Files; `-` is standard input.

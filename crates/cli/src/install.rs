@@ -1,7 +1,7 @@
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use fusewire_kubernetes::injector::client;
-use fusewire_kubernetes::install::{Overlay, apply, delete, manifests, set_trust_domain};
+use fusewire_kubernetes::install::{Overlay, Wishes, apply, delete, manifests, set_trust_domain};
 use fusewire_kubernetes::yaml;
 use fusewire_model::TrustDomain;
 use serde_json::Value;
@@ -18,8 +18,8 @@ pub(crate) struct Arguments {
     /// The image of control plane and sidecars.
     #[arg(long, default_value = "fusewire:latest")]
     image: String,
-    /// What the mesh's identities begin with, for the first time that it is installed: written to ConfigMap fusewire-mesh, which
-    /// is left as it is where it is there. Default: cluster.local.
+    /// What the mesh's identities begin with, for the first time that it is installed: written to ConfigMap fusewire-mesh. Where
+    /// that is there with another, nothing is changed. Default: cluster.local.
     #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse)]
     trust_domain: Option<TrustDomain>,
     #[command(flatten)]
@@ -40,13 +40,14 @@ pub(crate) struct Uninstall {
 struct What {
     #[arg(short, long, default_value = fusewire_kubernetes::NAMESPACE)]
     namespace: String,
-    /// One replica of the control plane, for a cluster of one node.
+    /// One replica of the control plane, for a cluster of one node, also where somebody has scaled it.
     #[arg(long)]
     single_replica: bool,
     /// Also alert rules (for the Prometheus Operator), dashboards and an OpenTelemetry collector.
     #[arg(long, conflicts_with = "single_replica")]
     observability: bool,
-    /// Print the manifests and change nothing.
+    /// Print the manifests and change nothing. They hold the settings of a new mesh: applied to one that is there, they set
+    /// ConfigMap fusewire-mesh and the replicas back, which `--apply` does not.
     #[arg(long)]
     print: bool,
     /// Change the cluster, also where standard output is no terminal.
@@ -62,8 +63,8 @@ impl What {
     fn ensure_meant(&self) -> Result<()> {
         ensure!(
             self.print || self.apply || std::io::stdout().is_terminal(),
-            "nothing was changed, for standard output is no terminal: say --print for the manifests (for `kubectl apply -f -`), \
-             or --apply to change the cluster"
+            "nothing was changed, for standard output is no terminal: say --apply to change the \
+             cluster, or --print for the manifests of a new mesh (for `kubectl apply -f -`)"
         );
         Ok(())
     }
@@ -88,6 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(domain) = &arguments.trust_domain {
         set_trust_domain(&mut documents, domain);
     }
+    let wishes = Wishes { trust_domain: arguments.trust_domain.clone(), replicas: what.single_replica };
     if what.print {
         print!("{}", yaml::write(&documents));
         return Ok(ExitCode::SUCCESS);
@@ -95,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = client(what.context.as_deref()).await?;
-        apply(&client, &documents, |what| eprintln!("{what}")).await
+        apply(&client, &documents, &wishes, |what| eprintln!("{what}")).await
     })?;
     eprintln!(
         "installed; label a namespace to inject into it: kubectl label namespace NAME fusewire.io/inject=enabled"

@@ -9,15 +9,16 @@
 use crate::crd::{self, Kind, Meta, Object, ObjectId, RouteTarget, Said, Verdict};
 use crate::declarations::Snapshot;
 use crate::gateway::{self, RouteStatus};
-use crate::known::{KnownService, RouteId, RouteKind, ServiceId};
+use crate::known::{KnownService, Port, RouteId, RouteKind, ServiceId};
 use crate::translate::Setting;
 use fusewire_model::policy::Policy;
 use fusewire_model::resource::{self, Key};
 use fusewire_model::route::{Authority, Route};
-use fusewire_model::service::{Allow, Override, Service, UnixTime};
+use fusewire_model::service::{Allow, Override, Protocol, Service, UnixTime};
 use fusewire_model::world::{DEFAULT_POLICY, Mesh};
 use fusewire_model::{PolicyName, ServiceName};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is in force of all objects, and what is to be said of each.
@@ -109,7 +110,8 @@ impl Snapshot {
 
 /// What the objects mean in this cluster. `before`: what objects meant until now.
 pub fn declared(setting: &Setting, objects: &Snapshot, around: &Around<'_>, before: &Declared) -> Declared {
-    let Around { known: services, found, written, now } = *around;
+    let Around { found, written, now, .. } = *around;
+    let services = &*as_written(around.known, written);
     let routes = rule_names(objects);
     let names = WrittenNames::of(written);
     let ours = |objects: &[Object]| {
@@ -188,6 +190,28 @@ pub fn declared(setting: &Setting, objects: &Snapshot, around: &Around<'_>, befo
         route_statuses: gateway.statuses,
         good,
     }
+}
+
+/// What a file says of a port's protocol goes before what Kubernetes says.
+fn as_written<'a>(
+    known: &'a BTreeMap<ServiceId, KnownService>,
+    written: &Mesh,
+) -> Cow<'a, BTreeMap<ServiceId, KnownService>> {
+    let mut known = Cow::Borrowed(known);
+    for service in written.services.values().filter(|service| service.protocol != Protocol::default()) {
+        let mut parts = service.name.as_str().split('.');
+        let (Some(name), Some(namespace)) = (parts.next(), parts.next()) else { continue };
+        let id = (namespace.to_owned(), name.to_owned());
+        let Some(of) = known.get(&id) else { continue };
+        let number = |port: &&Port| of.name_of(&id, port.number).as_ref() == Some(&service.name);
+        let Some(number) = of.ports.iter().find(number).map(|port| port.number) else { continue };
+        for port in known.to_mut().get_mut(&id).into_iter().flat_map(|of| &mut of.ports) {
+            if port.number == number {
+                port.is_opaque = service.protocol == Protocol::Opaque;
+            }
+        }
+    }
+    known
 }
 
 /// Of each route, the names of those of its rules that have one.

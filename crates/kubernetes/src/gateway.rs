@@ -17,7 +17,7 @@
 //! - hostnames of the route are not looked at (GEP-1426: they mean nothing for Services).
 //!
 //! Not carried out, and said in the status: routes in another namespace than their Service (consumer routes), filters of kind
-//! `ExtensionRef`, `RequestRedirect` beside another filter or where it changes nothing, filters of backends other than header
+//! `ExtensionRef`, `RequestRedirect` beside a filter that is not `RequestHeaderModifier`, filters of backends other than header
 //! edits, edits of headers that frame a message or name the host, retries of statuses below 500, and every field that this build
 //! does not know (of the experimental channel: `externalAuth`, `sessionPersistence`, `useDefaultGateways`). A rule that wants
 //! any of it is answered with 500, and `PartiallyInvalid` says so; a route that has no other rule is not used at all.
@@ -183,7 +183,8 @@ fn merged(
     let mut rules: Vec<&(Rank, Rule)> = objects.iter().flat_map(|index| &all[*index].rules).collect();
     rules.sort_by(|a, b| a.0.cmp(&b.0));
     let rules = rules.into_iter().map(|(_, rule)| at_port(rule.clone(), *port)).collect();
-    Some(Route { name: authority.to_string(), authorities: vec![authority], rules })
+    let service = input.services.get(&at.0).and_then(|known| known.name_of(&at.0, *port));
+    Some(Route { name: authority.to_string(), authorities: vec![authority], service, rules })
 }
 
 /// A redirect without scheme and port leads to the port that was asked for, which not every request says.

@@ -29,6 +29,11 @@ const PAGE: u32 = 500;
 pub enum InjectorError {
     #[error("no cluster is known: {0} (name one with KUBECONFIG or --context, or run it in a pod)")]
     Configuration(String),
+    #[error(
+        "ConfigMap fusewire-mesh is there with the trust domain {there}, and {asked} was asked for: nothing was changed (leave \
+         --trust-domain out, or take the mesh out with its pods first)"
+    )]
+    TrustDomain { there: String, asked: String },
     #[error("{what}: {cause}")]
     Request { what: String, cause: String },
 }

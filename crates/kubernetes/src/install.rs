@@ -81,14 +81,36 @@ fn is_mesh(document: &Value) -> bool {
     document["kind"] == "ConfigMap" && document["metadata"]["name"] == MESH
 }
 
+/// What is asked of an installation beside its manifests.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// The mesh's, which it must have already where it is there.
+    pub trust_domain: Option<TrustDomain>,
+    /// As many replicas as the manifests say, also where somebody has scaled them.
+    pub replicas: bool,
+}
+
 /// Puts everything in, or in place of what is there (server-side apply). `done` hears of each object, and what became of it.
 ///
 /// # Errors
-/// The first object that is refused.
-pub async fn apply(client: &Client, documents: &[Value], mut done: impl FnMut(&str)) -> Result<(), InjectorError> {
+/// The first object that is refused; before any, a mesh that is there and has another trust domain.
+pub async fn apply(
+    client: &Client,
+    documents: &[Value],
+    wishes: &Wishes,
+    mut done: impl FnMut(&str),
+) -> Result<(), InjectorError> {
+    if let Some(domain) = &wishes.trust_domain {
+        for document in documents.iter().filter(|document| is_mesh(document)) {
+            has_domain(&api(client, document), domain).await?;
+        }
+    }
     for document in documents {
         let api = api(client, document);
-        let became = if is_mesh(document) { make(&api, document).await } else { put(&api, document).await };
+        let became = match is_mesh(document) {
+            true => make(&api, document).await,
+            false => put(&api, document, wishes.replicas).await,
+        };
         let what = title(document);
         let became = became.map_err(|e| InjectorError::of(&what, &e))?;
         done(&format!("{what}: {became}"));
@@ -102,15 +124,30 @@ async fn make(api: &Api<DynamicObject>, document: &Value) -> kube::Result<String
     let object = serde_json::from_value(document.clone()).map_err(kube::Error::SerdeError)?;
     match api.create(&parameters, &object).await {
         Ok(_) => Ok("made".into()),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok("is there already, and left as it is".into()),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+            Ok("is there already, and left as it is".into())
+        }
         Err(error) => Err(error),
     }
 }
 
-async fn put(api: &Api<DynamicObject>, document: &Value) -> kube::Result<String> {
+/// Whether a mesh that is there has this trust domain: every certificate has it, so that nothing changes it.
+async fn has_domain(api: &Api<DynamicObject>, domain: &TrustDomain) -> Result<(), InjectorError> {
+    let found = api.get_opt(MESH).await.map_err(|e| InjectorError::of(MESH, &e))?;
+    let Some(text) = found.as_ref().and_then(|found| found.data["data"][MESH_FILE].as_str()) else { return Ok(()) };
+    let documents = crate::yaml::read(text).unwrap_or_default();
+    let named = documents.iter().find_map(|document| document["trust_domain"].as_str());
+    match named.is_none_or(|named| named == domain.as_str()) {
+        true => Ok(()),
+        false => Err(InjectorError::TrustDomain { there: named.unwrap_or_default().into(), asked: domain.to_string() }),
+    }
+}
+
+async fn put(api: &Api<DynamicObject>, document: &Value, replicas: bool) -> kube::Result<String> {
     let name = document["metadata"]["name"].as_str().unwrap_or_default();
     let (mut document, mut became) = (document.clone(), "applied".to_owned());
     if document["kind"] == "Deployment"
+        && !replicas
         && let Some(count) = api.get_opt(name).await?.as_ref().and_then(scaled)
     {
         document["spec"]["replicas"] = count.into();
@@ -120,7 +157,7 @@ async fn put(api: &Api<DynamicObject>, document: &Value) -> kube::Result<String>
     Ok(became)
 }
 
-/// How many replicas somebody has scaled it to: `kubectl scale`, or an autoscaler.
+/// How many replicas somebody has scaled it to: `kubectl scale`, or an autoscaler. None is no number to install.
 fn scaled(found: &DynamicObject) -> Option<i64> {
     let mut managers = found.metadata.managed_fields.iter().flatten();
     let is_scaled = managers.any(|entry| {
@@ -128,7 +165,7 @@ fn scaled(found: &DynamicObject) -> Option<i64> {
         entry.subresource.as_deref() == Some("scale")
             && fields.is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     });
-    found.data["spec"]["replicas"].as_i64().filter(|_| is_scaled)
+    found.data["spec"]["replicas"].as_i64().filter(|count| is_scaled && *count > 0)
 }
 
 /// Takes everything out, the webhook first, and the roots out of every namespace. Custom resource definitions stay, since

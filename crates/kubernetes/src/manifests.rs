@@ -1,7 +1,8 @@
 //! Files of manifests: every pod and pod template in them, injected by the same code as the webhook's.
 //!
-//! It decides where a kind keeps its pod, also in a list, whose items need not say what they are where it is of one kind. Who runs `fusewire inject` asked for it, so that a namespace need not say so; a pod
-//! that says `disabled` is left alone all the same. Namespaces that stand in the same file count for the pods in it. Whatever
+//! It decides where a kind keeps its pod, also in a list, whose items need not say what they are where it is of one kind. Who
+//! runs `fusewire inject` asked for it, so that a namespace need not say so; a pod that says `disabled` is left alone all the
+//! same. Namespaces that stand in the same file count for the pods in it. Whatever
 //! else is in the file goes through unchanged.
 
 use crate::inject::{Injected, Namespace, Settings, inject, uninject};
@@ -59,8 +60,8 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn new(text: &str, default: &'a Namespace, settings: Option<&'a Settings>) -> Result<Self, yaml::YamlError> {
         let documents = yaml::read(text)?;
-        let written = documents.iter().filter(|document| document["kind"] == "Namespace").map(Namespace::of);
-        let namespaces = written.map(|namespace| (namespace.name.clone(), namespace)).collect();
+        let mut namespaces = BTreeMap::new();
+        documents.iter().for_each(|document| collect(document, "", 0, &mut namespaces));
         let told = Injection { text: String::new(), injected: Vec::new(), warnings: Vec::new(), refused: Vec::new() };
         Ok(Self { documents, namespaces, default, settings, told })
     }
@@ -120,6 +121,20 @@ impl<'a> Walk<'a> {
             Injected::Skipped(why) => self.told.warnings.push(format!("{whole}: not injected: {why}")),
             Injected::Refused(why) => self.told.refused.push(format!("{whole}: {why}")),
         }
+    }
+}
+
+/// Every namespace in `object`, by the same rules as pods are found by.
+fn collect(object: &Value, kind: &str, depth: usize, into: &mut BTreeMap<String, Namespace>) {
+    let kind = object["kind"].as_str().unwrap_or(kind);
+    if let Some(of) = kind.strip_suffix("List")
+        && depth < MAX_LISTS
+    {
+        let items = object["items"].as_array().into_iter().flatten();
+        items.for_each(|item| collect(item, of, depth + 1, into));
+    } else if kind == "Namespace" {
+        let namespace = Namespace::of(object);
+        into.insert(namespace.name.clone(), namespace);
     }
 }
 

@@ -29,6 +29,9 @@ pub struct Route {
     pub name: String,
     /// At least one, none twice.
     pub authorities: Vec<Authority>,
+    /// It is about the requests to this service and nothing else: what comes for it and is no HTTP has no part in the rules.
+    /// `None`: about whatever comes for the authorities.
+    pub service: Option<ServiceName>,
     pub rules: Vec<Rule>,
 }
 
@@ -36,8 +39,7 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteTable {
     pub authority: Authority,
-    /// The service that is called so, which need not exist. What comes to an address of it and is no HTTP has no part in the
-    /// rules, and is carried there.
+    /// Where what is no HTTP goes, which need not exist. `None`: where the only rule leads whatever is asked, if it does.
     pub service: Option<ServiceName>,
     pub rules: Vec<Rule>,
 }
@@ -146,7 +148,14 @@ impl RouteTable {
             policy: None,
             filters: None,
         };
-        Self { authority: Authority::of_service(service), service: Some(service.clone()), rules: vec![rule] }
+        Self { authority: Authority::of_service(service), service: None, rules: vec![rule] }
+    }
+
+    /// Where it leads whatever is asked.
+    pub fn only(&self) -> Option<&ServiceName> {
+        let [Rule { matches, backends, .. }] = self.rules.as_slice() else { return None };
+        let [Backend { service, .. }] = backends.as_slice() else { return None };
+        service.as_ref().filter(|_| *matches == Match::default())
     }
 
     /// The first rule that matches.

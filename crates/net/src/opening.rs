@@ -40,8 +40,9 @@ pub enum Opening {
 pub struct Patience {
     /// To its first byte.
     pub silence: Duration,
-    /// To the next byte, behind a first word that no method of HTTP is: then it is [`Opening::Other`].
-    pub pause: Duration,
+    /// To the next byte, behind a first word that no method of HTTP is: then it is [`Opening::Other`]. `None`: as long as all,
+    /// and what does not end is HTTP, so that a pause is no way round whoever checks requests.
+    pub pause: Option<Duration>,
     pub all: Duration,
 }
 
@@ -63,8 +64,8 @@ pub async fn opening<T: AsyncRead + Unpin>(mut io: T, patience: Patience) -> io:
                 return io::Result::Ok(verdict);
             }
             seen = head.len();
-            let is_strange = is_strange(&head);
-            let pause = if is_strange { patience.pause } else { patience.all };
+            let is_strange = patience.pause.is_some() && is_strange(&head);
+            let pause = patience.pause.filter(|_| is_strange).unwrap_or(patience.all);
             match tokio::time::timeout(pause, io.read_buf(&mut head)).await {
                 Ok(Ok(1..)) => {}
                 Ok(Err(error)) => return Err(error),
@@ -73,7 +74,8 @@ pub async fn opening<T: AsyncRead + Unpin>(mut io: T, patience: Patience) -> io:
         }
     };
     let read = tokio::time::timeout(patience.all, reading).await;
-    let verdict = read.unwrap_or_else(|_| Ok(unfinished(is_strange(&head))))?;
+    let is_strange = patience.pause.is_some() && is_strange(&head);
+    let verdict = read.unwrap_or_else(|_| Ok(unfinished(is_strange)))?;
     Ok((verdict, Prefixed::new(head.freeze(), io)))
 }
 
@@ -89,9 +91,9 @@ fn is_strange(head: &[u8]) -> bool {
     !head.contains(&b'\n') && !METHODS.iter().any(is_method) && !H2_PREFACE.starts_with(head)
 }
 
-/// Of what methods in use are made of.
+/// What methods are made of (RFC 9110, section 5.6.2).
 fn is_letter(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || *byte == b'-' || *byte == b'_'
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
 /// `None`: more is needed.
@@ -117,9 +119,9 @@ fn verdict(head: &[u8]) -> Option<Opening> {
         _ if method == 0 => return Some(Opening::Other),
         _ if method > WORDS => {
             return match line(head) {
-                Some((line, _)) if is_request(line) => badly(),
+                Some((line, _)) if !is_request(line) => Some(Opening::Other),
                 None if head.len() < MAX_HEAD => None,
-                _ => Some(Opening::Other),
+                _ => badly(),
             };
         }
         None => return None,
@@ -153,11 +155,10 @@ fn is_request(line: &[u8]) -> bool {
     let mut words = line.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty()).skip(1);
     let target = words.next().unwrap_or_default();
     let is_target = target.starts_with(b"/") || target == b"*" || target.windows(3).any(|part| part == b"://");
-    let version = words.last().unwrap_or_default();
-    if let Some(slash) = version.iter().position(|b| *b == b'/').filter(|slash| *slash > 0) {
-        return version[..slash].eq_ignore_ascii_case(b"HTTP");
-    }
-    is_target
+    let is_http = |word: &[u8]| word.len() >= 5 && word[..5].eq_ignore_ascii_case(b"HTTP/");
+    let version = words.next().unwrap_or_default();
+    let is_foreign = version.iter().position(|b| *b == b'/').is_some_and(|slash| slash > 0) && !is_http(version);
+    is_http(target) || is_http(version) || words.any(is_http) || (is_target && !is_foreign)
 }
 
 /// Up to the line's end, and what is behind it.
@@ -180,7 +181,7 @@ mod tests {
 
     const PATIENCE: Patience = Patience {
         silence: Duration::from_millis(300),
-        pause: Duration::from_millis(300),
+        pause: Some(Duration::from_millis(300)),
         all: Duration::from_secs(10),
     };
 
@@ -212,6 +213,9 @@ mod tests {
             (b"\x16\x03\x01\x02\x00", Opening::Tls),
             (b"\n GET / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("")),
             (b"GET x y HTTP/9\r\n", http1("")),
+            (b"GET /x HTTP/1.1 a/b\r\n", http1("")),
+            (b"!X / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("shop")),
+            (b"G.ET / HTTP/1.1\r\nHost: shop\r\n\r\n", http1("shop")),
             (b"PO", http1("")),
             (b"DESCRIBE rtsp://shop/x RTSP/1.0\r\n", Opening::Other),
             (b"\r\n\r\n\0\r\nQUIT\n", Opening::Other),
@@ -235,7 +239,7 @@ mod tests {
                     }
                 });
                 let ms = Duration::from_millis;
-                let patience = Patience { silence: ms(500), pause: ms(500), all: ms(5_000) };
+                let patience = Patience { silence: ms(500), pause: Some(ms(500)), all: ms(5_000) };
                 let (verdict, mut io) = opening(b, patience).await.unwrap();
                 writer.await.unwrap();
                 let mut all = Vec::new();
@@ -255,13 +259,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_of_one_word_waits_no_longer_than_a_pause_and_a_slow_request_does() {
+        let pause = PATIENCE.pause.unwrap();
         for (said, wanted, waited) in [
-            ("ping", Opening::Other, PATIENCE.pause),
-            ("GETS", Opening::Other, PATIENCE.pause),
+            ("ping", Opening::Other, pause),
+            ("GETS", Opening::Other, pause),
             ("GE", http1(""), PATIENCE.all),
             ("GET", http1(""), PATIENCE.all),
             ("PRI * HTTP", http1(""), PATIENCE.all),
-            ("ping /", Opening::Other, PATIENCE.pause),
+            ("ping /", Opening::Other, pause),
             ("GET /", http1(""), PATIENCE.all),
             ("X / HTTP/1.1\r\n", http1(""), PATIENCE.all),
         ] {
@@ -270,6 +275,16 @@ mod tests {
             let began = tokio::time::Instant::now();
             let (verdict, _io) = opening(b, PATIENCE).await.unwrap();
             assert_eq!((verdict, began.elapsed()), (wanted, waited), "{said}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_requests_are_checked_a_pause_makes_none_of_them_something_else() {
+        for said in ["FOO", "PROPFIND /x", "!X"] {
+            let (mut a, b) = tokio::io::duplex(64);
+            tokio::io::AsyncWriteExt::write_all(&mut a, said.as_bytes()).await.unwrap();
+            let (verdict, _io) = opening(b, Patience { pause: None, ..PATIENCE }).await.unwrap();
+            assert_eq!(verdict, http1(""), "{said}");
         }
     }
 
@@ -286,6 +301,6 @@ mod tests {
         for (after, wanted) in wanted {
             assert_eq!(verdict(&[&word, after.as_bytes()].concat()), wanted, "{after:?}");
         }
-        assert_eq!(verdict(&[b'x'; MAX_HEAD]), Some(Opening::Other));
+        assert_eq!(verdict(&[b'x'; MAX_HEAD]), Some(http1("")), "a server may take so long a one");
     }
 }

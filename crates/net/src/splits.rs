@@ -98,7 +98,7 @@ where
 #[tokio::test(start_paused = true)]
 async fn arbitrary_bytes_in_arbitrary_pieces_get_the_same_verdict_and_come_back() {
     const LONG: Duration = Duration::from_secs(5);
-    let patience = Patience { silence: LONG, pause: LONG, all: LONG };
+    let patience = Patience { silence: LONG, pause: Some(LONG), all: LONG };
     let by_opening = async |io| opening(io, patience).await.unwrap();
     let by_detect = async |io| detect(io, LONG).await.unwrap();
     for seed in 0..CASES {

@@ -1,7 +1,8 @@
 //! How busy and how slow an instance is, and how much of its share it may have yet.
 //!
 //! Peak EWMA: the estimate jumps up to a slow answer at once and forgets it over ten seconds, so that one stall is
-//! believed before its queue is long. The cost of an instance is `max(ewma, silence) x (in flight + 1) / weight`, where
+//! believed before its queue is long. One that nothing has renewed for twenty seconds is none: it was a timeout, most likely, that
+//! would starve the instance for most of a minute, however well it is by then. The cost of an instance is `max(ewma, silence) x (in flight + 1) / weight`, where
 //! silence is how long it has let requests wait without answering any: a lower bound for the wait of the oldest, known
 //! long before its timeout is, so that an instance that hangs is avoided within milliseconds instead of after the first
 //! second of timeouts. An instance that answers others meanwhile is not silent. It deliberately knows nothing of failures:
@@ -16,6 +17,8 @@ use std::time::Duration;
 use crate::time::{Time, nanos};
 
 const TAU_MS: f32 = 10_000.0;
+/// What is older says nothing.
+const MAX_AGE_MS: i32 = 20_000;
 const MIN_WEIGHT: f64 = 0.1;
 const NEVER: u64 = u64::MAX;
 /// One attempt in flight, and one without an answer yet, as `attempts` counts them.
@@ -80,10 +83,10 @@ impl Load {
         let seen = self.ewma.load(Relaxed);
         let (value, stamp) = unpack(seen);
         let now_ms = now.millis() as u32;
-        let next = if seen == 0 || sample >= value {
+        let elapsed = now_ms.wrapping_sub(stamp) as i32;
+        let next = if seen == 0 || sample >= value || elapsed > MAX_AGE_MS {
             pack(sample, now_ms)
         } else {
-            let elapsed = now_ms.wrapping_sub(stamp) as i32;
             if elapsed <= 0 {
                 // Under a millisecond: leave the stamp, so that time adds up until the next sample.
                 return;
@@ -94,7 +97,7 @@ impl Load {
         let _ = self.ewma.compare_exchange(seen, next, Relaxed, Relaxed);
     }
 
-    /// The estimate as of now, in nanoseconds; `None` while nothing has been measured.
+    /// The estimate as of now, in nanoseconds; `None` while nothing has been measured that still counts.
     pub(crate) fn estimate(&self, now: Time) -> Option<f32> {
         let seen = self.ewma.load(Relaxed);
         if seen == 0 {
@@ -102,6 +105,9 @@ impl Load {
         }
         let (value, stamp) = unpack(seen);
         let elapsed = (now.millis() as u32).wrapping_sub(stamp) as i32;
+        if elapsed > MAX_AGE_MS {
+            return None;
+        }
         Some((value * decay(elapsed.max(0) as f32)).max(1.0))
     }
 

@@ -80,6 +80,27 @@ impl<M: Member> InstanceSet<M> {
         }
     }
 
+    /// One permit for this instance and no other, for who has chosen it himself. Its circuit is judged among its peers as ever;
+    /// any request may be its probe, since otherwise it would be refused.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`InstanceSet::pick`].
+    pub fn pick_only(self: &Arc<Self>, index: usize, ask: Ask<'_>, now: Time) -> Result<Attempt<M>, Exhausted> {
+        let none = |cause| Exhausted { cause, retry_after: Duration::ZERO };
+        if index >= self.slots.len() {
+            return Err(none(ExhaustedCause::Empty));
+        }
+        if ask.tried.contains(&index) {
+            return Err(none(ExhaustedCause::AllTried));
+        }
+        if self.admits(index) {
+            return Ok(self.admit(index, now));
+        }
+        let probe = self.probe_only(index, now);
+        probe.map_err(|until| Exhausted { retry_after: until.since(now), ..none(ExhaustedCause::AllOpen) })
+    }
+
     /// Two different instances, the cheaper of which wins; one, if there is no second.
     pub(crate) fn two_choices(&self, side: Side, ask: Ask<'_>, now: Time) -> Option<usize> {
         let n = self.slots.len();

@@ -68,6 +68,27 @@ impl<M: Member> InstanceSet<M> {
         self.begin_probe(look.candidate?, now)
     }
 
+    /// A probe of this instance, if one is due; else when it may be.
+    pub(crate) fn probe_only(self: &Arc<Self>, index: usize, now: Time) -> Result<Attempt<M>, Time> {
+        let breaker = &self.node(index).breaker;
+        let later = match breaker.chance(&self.slots[index].config, now) {
+            Chance::Begin | Chance::Continue if self.board.next_probe() <= now => {
+                if let Some(attempt) = self.begin_probe(index, now) {
+                    return Ok(attempt);
+                }
+                now
+            }
+            Chance::Begin | Chance::Continue => self.board.next_probe(),
+            Chance::Lost => {
+                self.reopen_lost(index, now);
+                breaker.until()
+            }
+            Chance::Later(at) => at,
+            Chance::None => breaker.until(),
+        };
+        Err(later.max(now).min(now + LONGEST_WAIT))
+    }
+
     /// A probe for a question of the owner's, if one is due at an instance with [`Prober::Owner`]. Call it often, every 50 ms
     /// or so: it costs nothing where there is no such instance, and a look at each where there is. `random`: 64 fresh bits.
     ///

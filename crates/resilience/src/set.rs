@@ -96,12 +96,6 @@ impl<M: Member> InstanceSet<M> {
         Self::build(slots, rules, self.board.clone(), Some(&self.balance))
     }
 
-    /// A set of one of its members, under the same rules: for who has chosen himself. The member's state is the same one.
-    /// `None` if there is no such index.
-    pub fn narrowed(&self, index: usize) -> Option<Self> {
-        Some(self.rebuilt(vec![self.slots.get(index)?.clone()]))
-    }
-
     pub fn rules(&self) -> &SetRules {
         &self.rules
     }

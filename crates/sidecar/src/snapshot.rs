@@ -9,7 +9,7 @@ use crate::upstream::service::Upstream;
 use fusewire_model::ServiceName;
 use fusewire_model::health::HealthCheck;
 use fusewire_model::policy::{Plain, Policy};
-use fusewire_model::route::{self, Backend, Cors, Match, Redirect, Request, Rule};
+use fusewire_model::route::{self, Backend, Cors, Match, Redirect, Request, RouteTable, Rule};
 use fusewire_model::service::Allow;
 use fusewire_resilience::{Outcome, Refusal, RefusalCause, ServicePass, ServiceScope, Time};
 use fusewire_telemetry::metrics::{Direction, RouteMetrics};
@@ -78,8 +78,8 @@ impl<T> Known<T> {
 }
 
 pub(crate) struct Route {
-    /// That is called so.
-    pub(crate) service: Option<Arc<Upstream>>,
+    /// Where what is no HTTP goes.
+    service: Option<Arc<Upstream>>,
     pub(crate) rules: Vec<RouteRule>,
     pub(crate) others: Others,
 }
@@ -194,20 +194,26 @@ impl Route {
         let backends = vec![Backend::to(upstream.name.clone(), 1)];
         let name = upstream.name.to_string();
         let rule = Rule { name, matches: Match::default(), backends, policy: None, filters: None };
-        let upstreams = vec![Some(upstream.clone())];
+        let service = Some(upstream.clone());
+        let upstreams = vec![Some(upstream)];
         let rule = RouteRule { rule, upstreams, filters: None, policy: None, scope: None, metrics };
-        Self { service: Some(upstream), rules: vec![rule], others }
+        Self { service, rules: vec![rule], others }
     }
 
-    /// Where what is no HTTP goes, which the rules do not look at: to the service that is called so; where none is, to the one
-    /// that everything goes to whatever is asked.
-    pub(crate) fn of_bytes(&self) -> Option<Arc<Upstream>> {
-        let only = || {
-            let [RouteRule { rule, upstreams, .. }] = self.rules.as_slice() else { return None };
-            let [upstream] = upstreams.as_slice() else { return None };
-            upstream.clone().filter(|_| rule.matches == Match::default())
-        };
-        self.service.clone().or_else(only)
+    /// By `table`, of which these are the rules. `found`: a service that is held.
+    pub(crate) fn of(
+        table: &RouteTable,
+        rules: Vec<RouteRule>,
+        others: Others,
+        found: impl Fn(&ServiceName) -> Option<Arc<Upstream>>,
+    ) -> Self {
+        let service = table.service.as_ref().or(table.only()).and_then(found);
+        Self { service, rules, others }
+    }
+
+    /// Where what is no HTTP goes, which rules do not look at.
+    pub(crate) fn of_bytes(&self) -> Option<&Arc<Upstream>> {
+        self.service.as_ref()
     }
 
     /// The first rule that matches, and the backend that `random` falls on.

@@ -46,7 +46,7 @@ async fn verdict(data: &[u8], at: Option<usize>) -> Detected {
 async fn opened(data: &[u8], at: Option<usize>) -> Opening {
     let io = Pieces { rest: data, at, read: 0 };
     let limit = Duration::from_secs(5);
-    let patience = Patience { silence: limit, pause: limit, all: limit };
+    let patience = Patience { silence: limit, pause: Some(limit), all: limit };
     let (verdict, mut io) = opening(io, patience).await.expect("reading memory does not fail");
     let mut all = Vec::new();
     io.read_to_end(&mut all).await.expect("reading memory does not fail");

@@ -60,8 +60,9 @@ fn is_extension(told: &mut Told, filter: &Filter, path: &str) -> bool {
     else {
         return false;
     };
-    let why =
-        format!("{path}.extensionRef: {kind}.{group} {name} is no filter here: requests are answered with an error");
+    let why = format!(
+        "{path}.extensionRef: {kind}.{group} {name} is no filter here, and what needs it is answered with an error"
+    );
     told.unresolved.push(("InvalidKind", why));
     true
 }

@@ -11,15 +11,14 @@ pub(super) fn translated<'a>(input: &Input<'_>, route: &'a GrpcRoute) -> Transla
     one.told.unknown("spec", &route.spec.rest);
     for (index, rule) in route.spec.rules.iter().enumerate() {
         let before = one.read();
-        let is_matched = of_rule(input, &mut one, rule, index);
-        one.judge(index, before, is_matched);
+        of_rule(input, &mut one, rule, index);
+        one.judge(index, before);
     }
     one.bound_patterns();
     one
 }
 
-/// Whether it can be told which calls it is for.
-fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: usize) -> bool {
+fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: usize) {
     let path = format!("spec.rules[{index}]");
     of.told.unknown(&path, &rule.rest);
     for (nth, filter) in rule.filters.iter().enumerate() {
@@ -29,14 +28,17 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
     }
     let (backends, filters) = match filter::filters(input, of, &rule.filters, &path) {
         Some(filters) => (filter::backends(input, of, &rule.backend_refs, &path), filters.boxed()),
-        None => (vec![filter::nowhere()], None),
+        None => {
+            of.guards = true;
+            (vec![filter::nowhere()], None)
+        }
     };
     let policy = (input.rule_policy)(&of.id(), rule.name.as_deref()).map(|policy| policy.name);
     let any = [GrpcMatch::default()];
     let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
-    let faults = of.told.unsupported.len();
     for (nth, wanted) in matches.iter().enumerate() {
         let path = format!("{path}.matches[{nth}]");
+        let faults = of.told.unsupported.len();
         of.told.unknown(&path, &wanted.rest);
         let headers = matching::headers(&mut of.told, &wanted.headers, &path);
         let method = wanted.method.as_ref();
@@ -44,11 +46,13 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
         let (service, name) = (text(method.map(|m| &m.service)), text(method.map(|m| &m.method)));
         let rank = Rank::new(Specific::grpc(&service, &name, headers.len()), of.metadata, (index, nth));
         let path = of_method(&mut of.told, wanted, (service.as_str(), name.as_str()), &path);
+        if of.told.unsupported.len() > faults {
+            continue; // which calls it is for cannot be told
+        }
         let matches = Match { path, methods: vec!["POST".into()], headers, query: Vec::new() };
         let (name, backends, filters) = (of.rule_name(index), backends.clone(), filters.clone());
         of.rules.push((rank, Rule { name, matches, backends, policy: policy.clone(), filters }));
     }
-    of.told.unsupported.len() == faults
 }
 
 /// `/package.Service/Method`; either part may be left open.

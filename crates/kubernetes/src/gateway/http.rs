@@ -11,15 +11,14 @@ pub(super) fn translated<'a>(input: &Input<'_>, route: &'a HttpRoute) -> Transla
     one.told.unknown("spec", &route.spec.rest);
     for (index, rule) in route.spec.rules.iter().enumerate() {
         let before = one.read();
-        let is_matched = of_rule(input, &mut one, rule, index);
-        one.judge(index, before, is_matched);
+        of_rule(input, &mut one, rule, index);
+        one.judge(index, before);
     }
     one.bound_patterns();
     one
 }
 
-/// Whether it can be told which requests it is for.
-fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &HttpRule, index: usize) -> bool {
+fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &HttpRule, index: usize) {
     let path = format!("spec.rules[{index}]");
     of.told.unknown(&path, &rule.rest);
     let filters = filter::filters(input, of, &rule.filters, &path);
@@ -31,19 +30,23 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &HttpRule, index: u
             (Vec::new(), filters)
         }
         Some(filters) => (filter::backends(input, of, &rule.backend_refs, &path), filters),
-        None => (vec![filter::nowhere()], Filters::default()),
+        None => {
+            of.guards = true;
+            (vec![filter::nowhere()], Filters::default())
+        }
     };
     let name = of.policy_name(index);
     let targeted = (input.rule_policy)(&of.id(), rule.name.as_deref());
     let policy = policy::derived(input, of, rule, (backends.as_slice(), targeted, name.as_str()), &path);
     let any = [HttpMatch::default()];
     let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
-    let mut is_matched = true;
     for (nth, wanted) in matches.iter().enumerate() {
         let path = format!("{path}.matches[{nth}]");
         let faults = of.told.unsupported.len();
         let matches = of_match(&mut of.told, wanted, &path);
-        is_matched &= of.told.unsupported.len() == faults;
+        if of.told.unsupported.len() > faults {
+            continue; // which requests it is for cannot be told
+        }
         if replaces_prefix(&filters) && !matches.path.has_prefix() {
             of.told
                 .unsupported(format_args!("{path}.path.type"), "must be PathPrefix where ReplacePrefixMatch is used");
@@ -52,7 +55,6 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &HttpRule, index: u
         let (name, backends, policy) = (of.rule_name(index), backends.clone(), policy.clone());
         of.rules.push((rank, Rule { name, matches, backends, policy, filters: filters.clone().boxed() }));
     }
-    is_matched
 }
 
 fn replaces_prefix(filters: &Filters) -> bool {

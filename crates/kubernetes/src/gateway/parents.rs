@@ -48,8 +48,8 @@ pub(super) fn ports(
     match (ports.is_empty(), wanted.is_empty()) {
         (false, _) => Ok((id, ports)),
         (true, true) => Err(missing("has no TCP port of that name and number")),
-        (true, false) => {
-            Err(missing("has only a port that is declared to carry bytes (appProtocol, or the port's name)"))
-        }
+        (true, false) => Err(missing(
+            "has only a port that is declared to carry bytes (appProtocol, the port's name, or fusewire.io/opaque-ports)",
+        )),
     }
 }

@@ -32,8 +32,9 @@ fn found(input: &Input<'_>, of: &Translated<'_>, backend: &BackendRef) -> Result
     let known = input.services.get(&id).ok_or_else(|| missing("does not exist".into()))?;
     let port = backend.port.ok_or_else(|| missing("needs a port here".into()))?;
     if known.ports.iter().any(|known| known.number == port && known.is_opaque) {
-        let why =
-            format!("port {port} of Service {namespace}/{name} is declared to carry bytes (appProtocol, or its name)");
+        let why = format!(
+            "port {port} of Service {namespace}/{name} is declared to carry bytes (appProtocol, its name, or fusewire.io/opaque-ports)"
+        );
         return Err(("UnsupportedProtocol", why));
     }
     known.name_of(&id, port).ok_or_else(|| missing(format!("has no TCP port {port}")))

@@ -399,9 +399,13 @@ fn where_some_rules_cannot_be_had_the_others_stay_in_force_and_their_requests_go
     let said = "r: Accepted ResolvedRefs PartiallyInvalid (Dropped Rule 1, it matches nothing: spec.rules[1].matches[0].path.type: Fuzzy is not supported)";
     assert_eq!(shown(fuzzy), (vec![to_cart.clone()], said.to_owned()));
 
+    let mixed = json!({"matches": [admin[0], {"path": {"type": "Fuzzy", "value": "/a"}}], "backendRefs": cart()});
+    let said = "r: Accepted ResolvedRefs PartiallyInvalid (Dropped Rule 1, its requests are answered with an error: spec.rules[1].matches[1].path.type: Fuzzy is not supported)";
+    assert_eq!(shown(mixed), (vec![nowhere.clone(), to_cart.clone()], said.to_owned()), "what can be read of it");
+
     let theirs = json!({"type": "ExtensionRef", "extensionRef": {"group": "x.example", "kind": "Auth", "name": "a"}});
     let extended = json!({"matches": admin, "filters": [theirs], "backendRefs": cart()});
-    let said = "r: Accepted not InvalidKind (spec.rules[1].filters[0].extensionRef: Auth.x.example a is no filter here: requests are answered with an error)";
+    let said = "r: Accepted not InvalidKind (spec.rules[1].filters[0].extensionRef: Auth.x.example a is no filter here, and what needs it is answered with an error)";
     assert_eq!(shown(extended), (vec![nowhere, to_cart], said.to_owned()));
 }
 
@@ -411,6 +415,7 @@ fn a_filter_of_another_project_is_never_passed_over() {
     for rule in [
         json!({"filters": [theirs], "backendRefs": cart()}),
         json!({"backendRefs": [{"name": "cart", "port": 80, "filters": [theirs]}]}),
+        json!({"filters": [theirs], "backendRefs": cart(), "timeouts": {"request": "48h"}}),
     ] {
         let output = http(&to_web(json!([rule])));
         assert_eq!(output.routes[0].rules[0].backends[0].service, None);

@@ -18,10 +18,12 @@ pub(super) struct Translated<'a> {
     pub(super) rules: Vec<(Rank, Rule)>,
     pub(super) policies: Vec<Policy>,
     pub(super) told: Told,
+    /// A rule has a filter without which no request of its may go on.
+    pub(super) guards: bool,
 }
 
 /// What becomes of requests for a rule that is not in force. They may be for another rule only where it cannot be told which
-/// they are: what a filter was to keep away must not go on without it.
+/// they are, as far as any match of the rule can be read: what a filter was to keep away must not go on without it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dropped {
     /// With 500, or UNAVAILABLE.
@@ -40,12 +42,14 @@ impl<'a> Translated<'a> {
     /// Of so many rules.
     pub(super) fn new(kind: RouteKind, metadata: &'a Metadata, (parents, count): (&'a [ParentRef], usize)) -> Self {
         let (rules, policies, told) = (Vec::new(), Vec::new(), Told::default());
-        Self { kind, metadata, parents, count, rules, policies, told }
+        Self { kind, metadata, parents, count, rules, policies, told, guards: false }
     }
 
     /// Whether any of it is in force.
     pub(super) fn is_usable(&self) -> bool {
-        self.told.unsupported.is_empty() && (self.told.dropped.is_empty() || self.told.dropped.len() < self.count)
+        let dropped = self.told.dropped.len();
+        let any = dropped == 0 || dropped < self.count || (self.guards && !self.rules.is_empty());
+        any && self.told.unsupported.is_empty()
     }
 
     /// How much was read up to now.
@@ -54,21 +58,17 @@ impl<'a> Translated<'a> {
     }
 
     /// Rule `index` is what was read since `before`; it is not in force where any of that cannot be had.
-    pub(super) fn judge(&mut self, index: usize, before: Read, is_matched: bool) {
+    pub(super) fn judge(&mut self, index: usize, before: Read) {
         let why = self.told.unsupported.split_off(before.faults);
         if why.is_empty() {
             return;
         }
         self.policies.truncate(before.policies);
-        if !is_matched {
-            self.rules.truncate(before.rules);
-            self.told.dropped.insert(index, (Dropped::Unmatched, why));
-            return;
-        }
         for (_, rule) in &mut self.rules[before.rules..] {
             (rule.backends, rule.policy, rule.filters) = (vec![filter::nowhere()], None, None);
         }
-        self.told.dropped.insert(index, (Dropped::Answered, why));
+        let became = if self.rules.len() > before.rules { Dropped::Answered } else { Dropped::Unmatched };
+        self.told.dropped.insert(index, (became, why));
     }
 
     pub(super) fn id(&self) -> RouteId {

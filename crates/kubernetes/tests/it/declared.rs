@@ -5,7 +5,7 @@ use crate::{cluster, until};
 use fusewire_kubernetes::crd::{ObjectId, Sidecars};
 use fusewire_kubernetes::{Around, CONTROLLER, Concern, Declared, Discovery, Setting, StatusWriter, declared};
 use fusewire_model::TrustDomain;
-use fusewire_model::service::Hold;
+use fusewire_model::service::{Hold, Protocol};
 use fusewire_model::world::Mesh;
 use fusewire_model::yaml;
 use fusewire_testkit::KubeApi;
@@ -368,4 +368,28 @@ async fn one_object_is_named_as_people_name_it() {
     bed.until("it is there", |now| now.objects.len() == 1).await;
     let id: &ObjectId = bed.now.objects.keys().next().unwrap();
     assert_eq!(id.to_string(), "ResiliencePolicy shop/web");
+}
+
+/// What is routed is what sidecars take for requests, whoever said what a port speaks.
+#[tokio::test]
+async fn what_a_file_says_of_a_port_counts_for_routes_too() {
+    let mut bed = Bed::new("services: {web.shop: {protocol: opaque}, cart.shop: {protocol: http2}}").await;
+    bed.api.put(service(
+        "shop",
+        "cart",
+        json!({"clusterIP": "10.96.0.2", "ports": [{"name": "tcp-cart", "port": 80, "protocol": "TCP"}]}),
+    ));
+    let discovery = bed.discovery.clone();
+    let is_bytes = || discovery.services().values().any(|service| service.protocol == Protocol::Opaque).then_some(());
+    until("the port is read", is_bytes).await;
+    let to = |name: &str| json!([{"group": "", "kind": "Service", "name": name, "port": 80}]);
+    bed.api.put(route("of-web", to("web"), json!([{"backendRefs": to_cart()}])));
+    bed.api.put(route("of-cart", to("cart"), json!([{"backendRefs": to_cart()}])));
+    bed.until("both are read", |now| now.route_statuses.len() == 2).await;
+    let said = |name: &str| {
+        let status = bed.now.route_statuses.iter().find(|status| status.name == name).unwrap();
+        status.parents[0].conditions.iter().map(|c| (c.is_true, c.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(said("of-web"), [(false, "NoMatchingParent"), (true, "ResolvedRefs")]);
+    assert_eq!(said("of-cart"), [(true, "Accepted"), (true, "ResolvedRefs")]);
 }

@@ -3,6 +3,7 @@
 use crate::{resources, schema};
 use expect_test::expect_file;
 use fusewire_kubernetes::{Namespace, Settings, inject_manifests, uninject_manifests, yaml};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn settings() -> Settings {
@@ -92,6 +93,24 @@ fn the_sidecar_understands_its_configuration() {
         }
     }
     assert!(seen > 30, "{seen}");
+}
+
+/// As `kubectl get namespaces,pods -o yaml` prints them.
+#[test]
+fn namespaces_in_lists_count_for_the_pods_beside_them() {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "tight"},
+        "spec": {"containers": [{"name": "web", "image": "web"}]},
+    });
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let namespace = |kind: Value| json!({"kind": kind, "metadata": {"name": "tight", "labels": labels}});
+    for list in [
+        json!({"apiVersion": "v1", "kind": "List", "items": [pod, namespace("Namespace".into())]}),
+        json!({"kind": "List", "items": [{"kind": "NamespaceList", "items": [namespace(Value::Null)]}, pod]}),
+    ] {
+        let injected = inject_manifests(&yaml::write(&[list]), &Namespace::default(), &settings()).unwrap();
+        assert!(injected.text.contains("HTTP_PROXY") && !injected.text.contains("NET_ADMIN"), "{}", injected.text);
+    }
 }
 
 /// The API server refuses others.

@@ -2,8 +2,9 @@
 
 use crate::schema;
 use expect_test::expect;
-use fusewire_kubernetes::install::{FILES, Overlay, apply, manifests};
+use fusewire_kubernetes::install::{FILES, Overlay, Wishes, apply, manifests};
 use fusewire_kubernetes::{Client, yaml};
+use fusewire_model::TrustDomain;
 use fusewire_testkit::KubeApi;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
@@ -107,7 +108,7 @@ fn the_control_plane_may_do_nothing_to_everything() {
 
 /// Nothing that it never does: who adds a call adds its verb here and there.
 #[test]
-fn the_control_plane_may_do_what_it_does() {
+fn the_control_planes_verbs_are_these_and_no_others() {
     let documents = all(Overlay::None);
     let mut rights = String::new();
     for role in of(&documents, "Role").chain(of(&documents, "ClusterRole")) {
@@ -162,7 +163,7 @@ async fn installed_again_it_leaves_what_its_operators_set() {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     let client = Client::try_from(config).unwrap();
     let mut told = Vec::new();
-    apply(&client, &all(Overlay::None), |what| told.push(what.to_owned())).await.unwrap();
+    apply(&client, &all(Overlay::None), &Wishes::default(), |what| told.push(what.to_owned())).await.unwrap();
     assert!(told.contains(&"ConfigMap fusewire-system/fusewire-mesh: made".to_owned()), "{told:?}");
     let mut mesh = server.get("configmaps", "fusewire-system", "fusewire-mesh").unwrap();
     mesh["data"] = json!({"mesh.yaml": "trust_domain: shop.example\n", "policies.yaml": "policies: {}\n"});
@@ -175,7 +176,7 @@ async fn installed_again_it_leaves_what_its_operators_set() {
     scaled["metadata"]["managedFields"] = json!([by]);
     server.put(scaled);
     told.clear();
-    apply(&client, &all(Overlay::None), |what| told.push(what.to_owned())).await.unwrap();
+    apply(&client, &all(Overlay::None), &Wishes::default(), |what| told.push(what.to_owned())).await.unwrap();
     assert_eq!(server.get("configmaps", "fusewire-system", "fusewire-mesh").unwrap(), mesh);
     assert_eq!(control()["spec"]["replicas"], 3);
     for what in
@@ -183,11 +184,17 @@ async fn installed_again_it_leaves_what_its_operators_set() {
     {
         assert!(told.iter().any(|told| told.ends_with(what)), "{told:?}");
     }
+    let told = Wishes { trust_domain: TrustDomain::parse("other.example").ok(), replicas: true };
+    let refused = apply(&client, &all(Overlay::SingleReplica), &told, |_| ()).await.unwrap_err().to_string();
+    assert!(refused.contains("shop.example") && control()["spec"]["replicas"] == 3, "{refused}");
+    let told = Wishes { trust_domain: TrustDomain::parse("shop.example").ok(), replicas: true };
+    apply(&client, &all(Overlay::SingleReplica), &told, |_| ()).await.unwrap();
+    assert_eq!(control()["spec"]["replicas"], 1, "where that is asked for");
     // what nobody else set is what was asked for
     let mut own = control();
     own["metadata"]["managedFields"][0]["subresource"].take();
     server.put(own);
-    apply(&client, &all(Overlay::SingleReplica), |_| ()).await.unwrap();
+    apply(&client, &all(Overlay::SingleReplica), &Wishes::default(), |_| ()).await.unwrap();
     assert_eq!(control()["spec"]["replicas"], 1);
 }
 

@@ -114,17 +114,21 @@ fn settings(service: &Service, target: &Target, default: Option<&PolicyName>) ->
 }
 
 pub(super) fn routes(routes: &[Route], names: &Names) -> BTreeMap<Authority, Arc<RouteTable>> {
-    let called = |authority: &Authority| {
-        let listed = names.authorities.get(authority).cloned();
-        listed.or_else(|| ServiceName::parse(authority.without_port().as_str()).ok())
-    };
     let mut tables: BTreeMap<Authority, RouteTable> = BTreeMap::new();
     for route in routes {
         for authority in &route.authorities {
-            let empty = || RouteTable { authority: authority.clone(), service: called(authority), rules: Vec::new() };
-            let table = tables.entry(authority.clone()).or_insert_with(empty);
+            let table = tables.entry(authority.clone()).or_insert_with(|| RouteTable {
+                authority: authority.clone(),
+                service: None,
+                rules: Vec::new(),
+            });
+            table.service = table.service.take().or_else(|| route.service.clone());
             table.rules.extend(route.rules.iter().cloned());
         }
+    }
+    for table in tables.values_mut().filter(|table| table.service.is_none() && table.only().is_none()) {
+        let listed = names.authorities.get(&table.authority).cloned();
+        table.service = listed.or_else(|| ServiceName::parse(table.authority.without_port().as_str()).ok());
     }
     tables.into_iter().map(|(authority, table)| (authority, Arc::new(table))).collect()
 }

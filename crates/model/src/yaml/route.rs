@@ -42,7 +42,7 @@ pub(super) fn route(entry: &Entry<'_>, draft: &mut Draft) -> Option<Route> {
             entry.fault(format!("makes too much of {authority}: {excess}"));
         }
     }
-    Some(Route { name: entry.name.into(), authorities, rules })
+    Some(Route { name: entry.name.into(), authorities, service: None, rules })
 }
 
 fn rule_name(route: &str, index: usize) -> String {

@@ -32,6 +32,19 @@ fn two_different_instances_are_compared_so_the_dearer_of_two_is_never_picked() {
     assert_eq!(shares(&set, 1000, 1000).get(&1), None);
 }
 
+/// A timeout's sample must not starve an instance for most of a minute that is well again.
+#[test]
+fn what_nothing_has_renewed_for_twenty_seconds_is_no_estimate() {
+    let set = service(2, &BreakerConfig::default());
+    measure(&set, 0, 2_000, 2_000);
+    for now in (2_000..=22_001).step_by(1_000) {
+        measure(&set, 1, 5, now);
+    }
+    assert_eq!(shares(&set, 1000, 22_000).get(&0), None, "it is slow");
+    let shares = shares(&set, 1000, 22_001);
+    assert!(shares.get(&0).is_some_and(|share| (0.4..0.6).contains(share)), "{shares:?}");
+}
+
 #[test]
 fn of_three_alike_each_gets_a_third() {
     let set = service(3, &BreakerConfig::default());

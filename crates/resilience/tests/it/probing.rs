@@ -206,6 +206,29 @@ fn an_instance_that_comes_back_is_measured_afresh() {
     assert_eq!((states(&set)[0], set.inspect(at(9400))[0].ewma), (State::Closed, None));
 }
 
+/// Who calls one instance by its address means no other; its circuit stays one among its peers'.
+#[test]
+fn who_has_chosen_an_instance_gets_that_one_or_is_told_when() {
+    let set = service(3, &plain());
+    let only = |index: usize, tried: &[usize], now: u64| {
+        set.pick_only(index, Ask { random: 1, replayable: false, tried, key: None }, at(now))
+    };
+    assert_eq!(only(2, &[], 0).expect("closed").index(), 2);
+    assert_eq!(only(2, &[2], 0).err().map(|e| e.cause), Some(ExhaustedCause::AllTried));
+    assert_eq!(only(3, &[], 0).err().map(|e| e.cause), Some(ExhaustedCause::Empty));
+    break_one(&set, 0, 0);
+    let refused = only(0, &[], 1).err().expect("it is open");
+    assert_eq!(refused.cause, ExhaustedCause::AllOpen);
+    let wait = refused.retry_after;
+    assert!((ms(4_900)..=ms(5_100)).contains(&wait), "not cut short, since others are closed: {wait:?}");
+    for now in [5_001, 5_101, 5_201] {
+        let attempt = only(0, &[], now).expect("any request may be its probe");
+        assert!(attempt.is_probe() && attempt.index() == 0);
+        attempt.end(Outcome::OK, at(now));
+    }
+    assert_eq!(states(&set), [State::Closed; 3]);
+}
+
 /// A service whose first `owned` instances are tested by their owner's questions.
 fn owned(n: usize, owned: usize) -> Arc<InstanceSet<Instance>> {
     let mut slots = slots(n, &plain());

@@ -42,9 +42,9 @@ pub(crate) struct Fold {
     app: IpAddr,
     upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
     /// Services whose callers choose one instance by its address: the whole, and that one alone.
-    narrowed: HashMap<SocketAddr, (Arc<Upstream>, Arc<Upstream>)>,
+    chosen: HashMap<SocketAddr, (Arc<Upstream>, Arc<Upstream>)>,
     /// The same of the snapshot before, while one is folded.
-    narrowed_before: HashMap<SocketAddr, (Arc<Upstream>, Arc<Upstream>)>,
+    chosen_before: HashMap<SocketAddr, (Arc<Upstream>, Arc<Upstream>)>,
     instances: HashMap<(UpstreamKey, InstanceKey), Kept>,
     series: Series,
     /// By service: what retries cost and how long answers take does not change with the configuration.
@@ -70,8 +70,8 @@ impl Fold {
             workers: settings.workers,
             app: settings.inbound.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |i| i.app),
             upstreams: HashMap::new(),
-            narrowed: HashMap::new(),
-            narrowed_before: HashMap::new(),
+            chosen: HashMap::new(),
+            chosen_before: HashMap::new(),
             instances: HashMap::new(),
             series: Series::default(),
             ledgers: HashMap::new(),
@@ -109,7 +109,7 @@ impl Fold {
                 routes.insert(table.authority.to_string(), Arc::new(self.route(mesh, held, table, &snapshot.others)));
             }
         }
-        self.narrowed_before = std::mem::take(&mut self.narrowed);
+        self.chosen_before = std::mem::take(&mut self.chosen);
         for (subscription, standing) in &held.subscriptions {
             self.answer(mesh, held, &mut snapshot, (&routes, subscription, standing));
         }
@@ -165,7 +165,7 @@ impl Fold {
                 let is_virtual = matches!(answer, Answer::Found(key) if key.kind == Kind::Route);
                 let table = name.filter(|_| is_virtual).and_then(|name| routes.get(name).cloned());
                 let upstream = if is_virtual { None } else { upstream() };
-                let upstream = upstream.map(|whole| self.at(mesh, held, whole, *address));
+                let upstream = upstream.map(|whole| self.at(held, whole, *address));
                 let to = |u: Arc<Upstream>| {
                     let series = self.series.route(&mesh.metrics, u.name.as_str());
                     Arc::new(Route::to(u, series, snapshot.others.clone()))
@@ -177,44 +177,15 @@ impl Fold {
     }
 
     /// What a call to `address`, an instance's own, is for.
-    fn at(&mut self, mesh: &Mesh, held: &Held, whole: Arc<Upstream>, address: SocketAddr) -> Arc<Upstream> {
+    fn at(&mut self, held: &Held, whole: Arc<Upstream>, address: SocketAddr) -> Arc<Upstream> {
         let settings = held.get(Kind::Service, whole.name.as_str()).map(|stored| &stored.resource);
         if !matches!(settings, Some(Resource::Service(settings)) if settings.direct) {
             return whole;
         }
-        let before = self.narrowed_before.remove(&address).filter(|(of, _)| Arc::ptr_eq(of, &whole));
-        let one = match before {
-            Some((_, one)) => one,
-            None => Arc::new(self.narrow(mesh, held, &whole, address)),
-        };
-        for member in one.set.members() {
-            self.keep(&outbound_key(&whole.name), &member.key);
-        }
-        self.narrowed.insert(address, (whole, one.clone()));
+        let before = self.chosen_before.remove(&address).filter(|(of, _)| Arc::ptr_eq(of, &whole));
+        let one = before.map_or_else(|| Arc::new(only(&whole, address)), |(_, one)| one);
+        self.chosen.insert(address, (whole, one.clone()));
         one
-    }
-
-    /// The instance at `address` alone: also one that is down, or that this sidecar's subset has not, for who chose it.
-    fn narrow(&mut self, mesh: &Mesh, held: &Held, whole: &Upstream, address: SocketAddr) -> Upstream {
-        let index = whole.set.members().position(|member| member.key.address == address);
-        let set = index.and_then(|index| whole.set.narrowed(index)).unwrap_or_else(|| {
-            let endpoints = held.endpoints(whole.name.as_str()).map(|(e, _)| e.instances.clone()).unwrap_or_default();
-            let found = endpoints.iter().find(|endpoint| endpoint.address == address);
-            let slot = found.map(|endpoint| Slot {
-                member: self.instance(
-                    mesh,
-                    &outbound_key(&whole.name),
-                    instance_key(endpoint),
-                    endpoint.zone.as_deref(),
-                    mesh.clock.now(),
-                ),
-                config: Arc::new(whole.policy.breaker.clone()),
-                weight: 1,
-                prober: Prober::Request,
-            });
-            whole.set.rebuilt(slot.into_iter().collect())
-        });
-        Upstream { set: Arc::new(set), resting: Vec::new(), all_down: false, ..whole.clone() }
     }
 
     fn route(&mut self, mesh: &Mesh, held: &Held, table: &RouteTable, others: &Others) -> Route {
@@ -233,8 +204,7 @@ impl Fold {
             RouteRule { metrics, upstreams, filters, policy, scope, rule: rule.clone() }
         });
         let rules = rules.collect();
-        let service = table.service.as_ref().and_then(|name| self.upstreams.get(&outbound_key(name)).cloned());
-        Route { service, rules, others: others.clone() }
+        Route::of(table, rules, others.clone(), |name| self.upstreams.get(&outbound_key(name)).cloned())
     }
 
     /// One for each rule's name, in whichever authorities' tables it stands.
@@ -335,6 +305,7 @@ impl Fold {
             ledger: self.ledger(&settings.name, &main, now),
             policy: main,
             set: Arc::new(set),
+            only: None,
             scope,
             metrics: self.series.service(&mesh.metrics, key.0, &key.1),
             bounds: self.bounds(mesh, &key),
@@ -442,6 +413,7 @@ impl Fold {
                             weight: 1,
                             prober: Prober::Request,
                         }])),
+                        only: None,
                         scope: None,
                         metrics: self.series.service(&mesh.metrics, key.0, &key.1),
                         bounds,
@@ -505,10 +477,20 @@ impl Fold {
         let upstreams = &self.upstreams;
         self.series.forget(&mesh.metrics, |d, name| upstreams.keys().any(|k| k.0 == d && k.1 == *name));
         self.scopes_before.clear();
-        self.narrowed_before.clear();
+        self.chosen_before.clear();
         self.ledgers.retain(|name, _| upstreams.contains_key(&outbound_key(name)));
         self.overrides.retain(|name, _| upstreams.contains_key(&outbound_key(name)));
     }
+}
+
+/// The instance at `address` alone. One that is down is nobody; one that this sidecar's subset has not is any other.
+fn only(whole: &Upstream, address: SocketAddr) -> Upstream {
+    let mut one = whole.clone();
+    one.only = whole.set.members().position(|member| member.key.address == address);
+    if whole.resting.iter().any(|member| member.key.address == address) {
+        (one.set, one.resting) = (Arc::new(InstanceSet::new(Vec::new())), Vec::new());
+    }
+    one
 }
 
 /// Whether an override is in force already. Their ends differ by what the two clocks were cut to.

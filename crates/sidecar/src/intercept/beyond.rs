@@ -61,6 +61,7 @@ impl Original {
             policy: Arc::new(policy),
             plain: PlainDefaults::default(),
             set: Arc::new(InstanceSet::new(vec![Slot { member, config, weight: 1, prober: Prober::Request }])),
+            only: None,
             scope: None,
             metrics: mesh.unrouted[usize::from(true)].clone(),
             bounds,

@@ -5,6 +5,7 @@ use fusewire_identity::ALPN_WIRE;
 use fusewire_net::Prefixed;
 use rustls::server::Acceptor;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// A ClientHello is no longer: 16 KiB of one record, and room for one with post-quantum keys in several.
@@ -19,27 +20,30 @@ pub(super) struct Hello {
     pub(super) server: Option<String>,
 }
 
-/// What the caller says, and every byte back. What cannot be read as a ClientHello says nothing.
-pub(super) async fn hello<T: AsyncRead + Unpin>(mut io: T) -> io::Result<(Hello, Prefixed<T>)> {
+/// What the caller says, and every byte back. What cannot be read as a ClientHello within `limit` says nothing.
+pub(super) async fn hello<T: AsyncRead + Unpin>(mut io: T, limit: Duration) -> io::Result<(Hello, Prefixed<T>)> {
     let mut bytes = BytesMut::with_capacity(4 << 10); // with X25519MLKEM768 a hello is some 1.5 KiB
     let mut acceptor = Acceptor::default();
-    let hello = loop {
-        let before = bytes.len();
-        if io.read_buf(&mut bytes).await? == 0 {
-            break Hello::default();
-        }
-        let mut new = &bytes[before..];
-        while !new.is_empty() && acceptor.read_tls(&mut new)? > 0 {}
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let said = accepted.client_hello();
-                let wire = said.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN_WIRE));
-                break Hello { wire, server: said.server_name().map(str::to_owned) };
+    let reading = async {
+        loop {
+            let before = bytes.len();
+            if io.read_buf(&mut bytes).await? == 0 {
+                return io::Result::Ok(Hello::default());
             }
-            Ok(None) if bytes.len() < MAX_HELLO => {}
-            Ok(None) | Err(_) => break Hello::default(),
+            let mut new = &bytes[before..];
+            while !new.is_empty() && acceptor.read_tls(&mut new).is_ok_and(|read| read > 0) {}
+            match acceptor.accept() {
+                Ok(Some(accepted)) => {
+                    let said = accepted.client_hello();
+                    let wire = said.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN_WIRE));
+                    return Ok(Hello { wire, server: said.server_name().map(str::to_owned) });
+                }
+                Ok(None) if bytes.len() < MAX_HELLO => {}
+                Ok(None) | Err(_) => return Ok(Hello::default()),
+            }
         }
     };
+    let hello = tokio::time::timeout(limit, reading).await.unwrap_or(Ok(Hello::default()))?;
     Ok((hello, Prefixed::new(bytes.freeze(), io)))
 }
 
@@ -71,7 +75,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let (hello, mut io) = hello(b).await.unwrap();
+        let (hello, mut io) = hello(b, Duration::from_secs(10)).await.unwrap();
         writer.await.unwrap();
         let mut all = Vec::new();
         io.read_to_end(&mut all).await.unwrap();

@@ -1,6 +1,5 @@
 //! To the application, from whoever connected to its port.
 
-use super::speakers::Overheard;
 use super::{FIRST_BYTES, SILENCE, destination, hello, passes_unknown};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
@@ -26,9 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A caller that pauses must not get round what is checked of requests.
-const STRICT: Patience = Patience { silence: Duration::ZERO, pause: FIRST_BYTES, all: FIRST_BYTES };
-/// For the first words of a peer's sidecar, where the application is known to speak first.
+const STRICT: Patience = Patience { silence: Duration::ZERO, pause: None, all: FIRST_BYTES };
+/// Where the application is known to speak first, and peers' sidecars, whose first words may be late, come by their own port.
 const GREETING: Duration = Duration::from_millis(30);
+
+/// For a greeting that is late; what comes later may be a word about the silence, as servers of HTTP have one.
+const LATE: Duration = Duration::from_secs(8);
 
 pub(crate) async fn enter(worker: Arc<Worker>, listener: TcpListener, doors: Arc<Doors>) {
     let mesh = worker.mesh.clone();
@@ -84,8 +86,9 @@ impl Entering {
         };
         match spoken {
             Ok(Ok(1..)) if first[0] == TLS_HANDSHAKE => {
-                let Ok(Ok((said, io))) = timeout_at(until, hello::hello(stream)).await else { return };
+                let Ok(Ok((said, io))) = timeout_at(until, hello::hello(stream, FIRST_BYTES)).await else { return };
                 if said.wire {
+                    self.worker.mesh.speakers.peer_came();
                     return listener::secured(&self.worker, io, (self.peer, self.ends, until), self.guard, &self.doors)
                         .await;
                 }
@@ -106,8 +109,8 @@ impl Entering {
             Ok(_) | Err(_) => return FIRST_BYTES,
         }
         match mesh.speakers.is_server(self.application(), mesh.clock.now()) {
-            Some(true) => GREETING,
-            Some(false) | None => SILENCE,
+            Some(true) if !mesh.speakers.peers_come() => GREETING,
+            _ => SILENCE,
         }
     }
 
@@ -134,6 +137,15 @@ impl Entering {
         let Ok(Ok(asked)) = timeout(SILENCE, fusewire_net::connect(application)).await else { return false };
         let speaks = matches!(timeout(SILENCE, asked.peek(&mut [0])).await, Ok(Ok(1..)));
         mesh.speakers.tell(application, speaks, mesh.clock.now());
+        if !speaks {
+            // its greeting may be late, as where names are looked up first; this caller does not wait for it
+            let mesh = mesh.clone();
+            tokio::spawn(async move {
+                if let Ok(Ok(1..)) = timeout(LATE, asked.peek(&mut [0])).await {
+                    mesh.speakers.tell(application, true, mesh.clock.now());
+                }
+            });
+        }
         speaks
     }
 
@@ -142,13 +154,27 @@ impl Entering {
         Some(snapshot.inbound.as_ref()?.get(&self.to.port())?.upstream.protocol)
     }
 
-    /// A caller that waits for the server.
+    /// A caller that has been silent for long: it waits for the server, where that is one that speaks first. Where it is not,
+    /// to be silent must not be the way round either, and the caller may take its time.
     async fn silent(self, stream: TcpStream) {
-        if !self.protocol().is_none_or(|protocol| matches!(protocol, Protocol::Opaque | Protocol::Http)) {
-            return self.plain(stream).await;
+        let mesh = &self.worker.mesh;
+        match self.protocol() {
+            None | Some(Protocol::Opaque) => self.bytes(stream).await,
+            Some(Protocol::Http1 | Protocol::Http2) => self.plain(stream).await,
+            Some(Protocol::Http) if mesh.speakers.is_server(self.application(), mesh.clock.now()) == Some(true) => {
+                self.bytes(stream).await;
+            }
+            Some(Protocol::Http) => {
+                let mut first = [0];
+                let spoken = tokio::select! {
+                    spoken = stream.peek(&mut first) => spoken,
+                    () = mesh.inbound_drain.hurried() => return,
+                };
+                if let Ok(1..) = spoken {
+                    Box::pin(self.come(stream)).await;
+                }
+            }
         }
-        let io = Overheard::of_server(stream, self.worker.mesh.clone(), self.application());
-        self.bytes(io).await;
     }
 
     async fn plain(self, stream: TcpStream) {

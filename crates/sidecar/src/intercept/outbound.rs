@@ -20,7 +20,6 @@ use fusewire_telemetry::metrics::Direction;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
 
 pub(crate) async fn leave(worker: Arc<Worker>, listener: TcpListener, doors: Arc<Doors>) {
     let mesh = worker.mesh.clone();
@@ -49,7 +48,7 @@ impl Leaving {
         let mesh = &self.worker.mesh;
         match unless_away(mesh, mesh.directory.destination(mesh, self.to)).await {
             Ok(route) => match route.of_bytes() {
-                Some(service) => self.known(stream, service).await,
+                Some(service) => self.known(stream, service.clone()).await,
                 None => self.unknown(stream, true).await, // several services: each request says which
             },
             Err(Fault::NoRoute) => self.unknown(stream, false).await,
@@ -94,7 +93,7 @@ impl Leaving {
                 }
             }
             Opening::Tls => {
-                let Ok(Ok((said, io))) = timeout(FIRST_BYTES, hello::hello(io)).await else { return };
+                let Ok((said, io)) = hello::hello(io, FIRST_BYTES).await else { return };
                 match self.wanted(said.server).await {
                     Ok(service) => self.carry(io, &service).await,
                     Err(Fault::NoRoute | Fault::BadRequest(_)) if passes => self.pass(io).await,
@@ -115,13 +114,13 @@ impl Leaving {
         let mesh = &self.worker.mesh;
         let authority = format!("{}:{}", server.ok_or(Fault::NoRoute)?, self.to.port());
         let route = unless_away(mesh, mesh.directory.authority(mesh, &authority, mesh.clock.now())).await?;
-        route.of_bytes().ok_or(Fault::NoRoute)
+        route.of_bytes().cloned().ok_or(Fault::NoRoute)
     }
 
     /// What it begins with. `None`: it ended, or nothing was asked yet and we are in a hurry.
     async fn opened(&self, stream: TcpStream) -> Option<(Opening, Prefixed<TcpStream>)> {
         let mesh = &self.worker.mesh;
-        let limits = Patience { silence: mesh.speakers.patience(self.to), pause: SILENCE, all: FIRST_BYTES };
+        let limits = Patience { silence: mesh.speakers.patience(self.to), pause: Some(SILENCE), all: FIRST_BYTES };
         tokio::select! {
             biased; // bytes that are there are a request to be answered
             opened = opening(stream, limits) => opened.ok(),

@@ -5,8 +5,8 @@
 //! (connections that are opened ahead of their first request), it is waited for. A connection is overheard again each time
 //! it went on unheard, so that what was learned of an address's last owner does not stay.
 //!
-//! Only the application beside us is learned from, which harms nobody but itself. On the way in it is the server: that it spoke
-//! first is learned from any connection, that it did not only from asking it, and not for longer than [`ASK_AGAIN`].
+//! Only the application beside us is learned from, which harms nobody but itself. On the way in it is the server, and is asked by
+//! a connection of our own: callers could make it speak by being silent for long. What it said counts for [`ASK_AGAIN`].
 //!
 //! Invariants: at most [`MAX_KNOWN`] destinations, then it begins anew; nothing is held up by it for longer than
 //! [`FIRST_BYTES`].
@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -33,18 +34,25 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 enum First {
     Caller,
     Server,
-    /// The server was asked then, and said nothing at once.
-    Mute(Time),
+    /// The server was asked then, and did.
+    Asked {
+        spoke: bool,
+        at: Time,
+    },
 }
 
 #[derive(Default)]
-pub(crate) struct Speakers(Mutex<HashMap<SocketAddr, First>>);
+pub(crate) struct Speakers {
+    known: Mutex<HashMap<SocketAddr, First>>,
+    /// A peer's sidecar came by an application's port.
+    peers: AtomicBool,
+}
 
 impl Speakers {
     /// How long a caller of `to` may be silent before it is taken to wait for the server.
     pub(super) fn patience(&self, to: SocketAddr) -> Duration {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&to) {
-            None | Some(First::Mute(_)) => SILENCE,
+        match self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&to) {
+            None | Some(First::Asked { .. }) => SILENCE,
             Some(First::Caller) => FIRST_BYTES,
             Some(First::Server) => Duration::ZERO,
         }
@@ -52,20 +60,27 @@ impl Speakers {
 
     /// Whether the application at `to`, beside us, speaks first. `None`: it has to be asked.
     pub(super) fn is_server(&self, to: SocketAddr, now: Time) -> Option<bool> {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&to)? {
-            First::Server => Some(true),
-            First::Mute(asked) => (now.since(*asked) < ASK_AGAIN).then_some(false),
-            First::Caller => None,
+        match self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&to)? {
+            First::Asked { spoke, at } => (now.since(*at) < ASK_AGAIN).then_some(*spoke),
+            First::Caller | First::Server => None,
         }
     }
 
     /// What it was found to do when it was asked.
     pub(super) fn tell(&self, to: SocketAddr, server: bool, now: Time) {
-        self.learn(to, if server { First::Server } else { First::Mute(now) });
+        self.learn(to, First::Asked { spoke: server, at: now });
+    }
+
+    /// They have no port of their own here.
+    pub(super) fn peer_came(&self) {
+        self.peers.store(true, Ordering::Relaxed);
+    }
+    pub(super) fn peers_come(&self) -> bool {
+        self.peers.load(Ordering::Relaxed)
     }
 
     fn learn(&self, to: SocketAddr, first: First) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN && !known.contains_key(&to) {
             known.clear();
         }
@@ -78,22 +93,15 @@ pub(super) struct Overheard<T> {
     inner: T,
     /// Until somebody has spoken.
     of: Option<(Arc<Mesh>, SocketAddr)>,
-    /// Whether the caller is believed as well.
-    by_caller: bool,
 }
 
 impl<T> Overheard<T> {
     pub(super) fn new(inner: T, mesh: Arc<Mesh>, to: SocketAddr) -> Self {
-        Self { inner, of: Some((mesh, to)), by_caller: true }
-    }
-
-    /// Of somebody else's caller.
-    pub(super) fn of_server(inner: T, mesh: Arc<Mesh>, to: SocketAddr) -> Self {
-        Self { inner, of: Some((mesh, to)), by_caller: false }
+        Self { inner, of: Some((mesh, to)) }
     }
 
     fn heard(&mut self, first: First) {
-        if let Some((mesh, to)) = self.of.take().filter(|_| self.by_caller || first == First::Server) {
+        if let Some((mesh, to)) = self.of.take() {
             mesh.speakers.learn(to, first);
         }
     }
@@ -151,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_that_said_nothing_when_asked_is_asked_again_after_a_minute() {
+    fn what_an_application_did_when_it_was_asked_counts_for_a_minute() {
         let speakers = Speakers::default();
         let smtp = "127.0.0.1:25".parse().unwrap();
         let at = |seconds| Time(0) + Duration::from_secs(seconds);
@@ -160,7 +168,7 @@ mod tests {
         assert_eq!([59, 60].map(|now| speakers.is_server(smtp, at(now))), [Some(false), None]);
         assert_eq!(speakers.patience(smtp), SILENCE);
         speakers.tell(smtp, true, at(60));
-        assert_eq!(speakers.is_server(smtp, at(9_999)), Some(true));
+        assert_eq!([119, 120].map(|now| speakers.is_server(smtp, at(now))), [Some(true), None]);
     }
 
     #[test]
@@ -168,7 +176,7 @@ mod tests {
         let speakers = Speakers::default();
         let at = |n: u32| SocketAddr::from((n.to_be_bytes(), 1));
         (0..2 * MAX_KNOWN as u32 + 1).for_each(|n| speakers.learn(at(n), First::Server));
-        assert!(speakers.0.lock().unwrap().len() <= MAX_KNOWN);
+        assert!(speakers.known.lock().unwrap().len() <= MAX_KNOWN);
         assert_eq!(speakers.patience(at(2 * MAX_KNOWN as u32)), Duration::ZERO);
     }
 }

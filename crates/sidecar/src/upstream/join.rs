@@ -77,6 +77,7 @@ pub(crate) async fn join(
     let (moved, mut both, mut looks) = (Moved::default(), Both::default(), Looks::default());
     looks.is_due = served.is_some();
     let mut silences = Silences::default();
+    let mut is_unheard = false;
     let ended = {
         let mut still = pin!(still(&moved, idle));
         let (mut near_gone, mut far_gone) = (pin!(gone(near.gone())), pin!(gone(far.gone())));
@@ -98,7 +99,8 @@ pub(crate) async fn join(
                             served.lasts(exchange);
                         }
                         let heard = silences.look(near.socket(), far.socket());
-                        let lost = both.gone(near.socket(), far.socket()).or(heard.lost);
+                        is_unheard = heard.lost.is_some();
+                        let lost = heard.lost.or(both.gone(near.socket(), far.socket()));
                         if lost.is_some() {
                             break Err((Reason::Reset, lost));
                         }
@@ -124,15 +126,18 @@ pub(crate) async fn join(
         far.abort();
     }
     if let Some(served) = served {
-        let how = verdict(ended.err().and_then(|(_, end)| end), bytes, served.has_lasted);
+        let is_soon = !served.has_lasted || bytes[0] > looks.seen[0] || is_unheard;
+        let failed = ended.err().and_then(|(_, end)| end).filter(|_| !both.is_half_over());
+        let how = verdict(failed, bytes, is_soon, served.has_lasted);
         served.end(exchange, how);
     }
 }
 
-/// By whose end failed, and what had come from the caller and from the instance by then. A connection that nobody used is
-/// closed in many ways, and it says nothing.
-fn verdict(failed: Option<End>, [asked, answered]: [u64; 2], has_lasted: bool) -> Happening {
-    let is_early = asked > 0 || !has_lasted;
+/// By whose end failed, where neither had said its last, and what had come from the caller and from the instance by then.
+/// `is_soon`: at once, or soon after the caller's last bytes. A connection that nobody used is closed in many ways, and it says
+/// nothing; nor does one that took bytes for a while and needed no answer.
+fn verdict(failed: Option<End>, [asked, answered]: [u64; 2], is_soon: bool, has_lasted: bool) -> Happening {
+    let is_early = is_soon && (asked > 0 || !has_lasted);
     if failed == Some(End::Far) && answered == 0 && is_early { Happening::Reset } else { Happening::Complete }
 }
 
@@ -234,13 +239,17 @@ mod tests {
 
     #[test]
     fn an_instance_that_resets_before_a_byte_of_its_came_has_failed() {
-        let reset = |failed, bytes, has_lasted| verdict(failed, bytes, has_lasted) == Happening::Reset;
-        assert!(reset(Some(End::Far), [0, 0], false), "at once");
-        assert!(reset(Some(End::Far), [9, 0], true), "with a question unanswered");
-        assert!(!reset(Some(End::Far), [0, 0], true), "nobody used it");
-        assert!(!reset(Some(End::Far), [9, 1], false), "it had answered");
-        assert!(!reset(Some(End::Near), [9, 0], false), "the caller's own");
-        assert!(!reset(None, [9, 0], false), "an end, or our own timeout");
+        let reset = |failed, bytes, soon, lasted| verdict(failed, bytes, soon, lasted) == Happening::Reset;
+        assert!(reset(Some(End::Far), [0, 0], true, false), "at once");
+        assert!(reset(Some(End::Far), [9, 0], true, true), "with a question unanswered");
+        assert!(
+            !reset(Some(End::Far), [9, 0], false, true),
+            "it took bytes for a while, and nobody asked for an answer"
+        );
+        assert!(!reset(Some(End::Far), [0, 0], true, true), "nobody used it");
+        assert!(!reset(Some(End::Far), [9, 1], true, false), "it had answered");
+        assert!(!reset(Some(End::Near), [9, 0], true, false), "the caller's own");
+        assert!(!reset(None, [9, 0], true, false), "an end, or our own timeout");
     }
 
     /// How long it takes to the next look; `None`: there is none.

@@ -21,6 +21,8 @@ pub(crate) struct Upstream {
     /// Where the policy, or that of a route's rule, does not say.
     pub(crate) plain: PlainDefaults,
     pub(crate) set: Arc<InstanceSet<Instance>>,
+    /// Whose callers have chosen one of the set by its address: that one.
+    pub(crate) only: Option<usize>,
     /// Before the service as a whole. `None`: each route has its own, or it is the application beside us.
     pub(crate) scope: Option<Arc<ServiceScope>>,
     /// Down by their health check, and left out of the set while there are others.
@@ -59,12 +61,16 @@ impl Upstream {
     /// The balancer proposes, the breaker disposes, a permit comes out.
     pub(crate) fn admit(&self, wish: &Wish<'_>, now: Time) -> Result<Attempt<Instance>, Fault> {
         let ask = Ask { random: wish.random, replayable: wish.replayable, tried: wish.tried, key: wish.key };
-        self.set.pick(ask, now).map_err(|exhausted| match exhausted.cause {
+        let picked = match self.only {
+            Some(index) => self.set.pick_only(index, ask, now),
+            None => self.set.pick(ask, now),
+        };
+        picked.map_err(|exhausted| match exhausted.cause {
             ExhaustedCause::Empty => Fault::NoInstance,
             ExhaustedCause::AllOpen => {
                 self.metrics.rejected.inc();
                 Fault::CircuitOpen {
-                    scope: Scope::Instances(self.set.len()),
+                    scope: Scope::Instances(if self.only.is_some() { 1 } else { self.set.len() }),
                     service: self.name.clone(),
                     retry_after: exhausted.retry_after,
                 }
@@ -75,6 +81,8 @@ impl Upstream {
 
     pub(crate) fn untried(&self, tried: &[usize]) -> Untried {
         match self.set.len() {
+            _ if self.only.is_some_and(|index| tried.contains(&index)) => Untried::OnlyOne,
+            _ if self.only.is_some() => Untried::Some,
             1 if tried.contains(&0) => Untried::OnlyOne,
             _ if self.set.has_untried(tried) => Untried::Some,
             _ => Untried::None,
