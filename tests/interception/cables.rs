@@ -22,6 +22,7 @@ policies:
     retry: {attempts: 3, per_try_timeout: 1s}
     breaker: {instance: {open: {base: 1s, max: 2s}}}
   patient: {timeout: {connect: 1s}}
+  bare: {timeout: {connect: 1s}, plain: allow}
 ";
 const SERVICES: &str = "
 services:
@@ -33,6 +34,9 @@ services:
     identity: shop
     policy: patient
     instances: [{id: only-1, address: '10.77.0.2:8083', sidecar: '10.77.0.2:15008'}]
+  bare:
+    policy: bare
+    instances: [{id: bare-1, address: '10.77.0.2:9080'}]
   echo:
     identity: shop
     policy: patient
@@ -154,11 +158,17 @@ fn an_instance_whose_packets_are_lost_is_avoided_and_what_was_on_its_way_there_e
     let mut post = world.host(1).command(tool("curl"));
     let mut post = Process::start(post.args(args), world.dir.path().join("post.log"));
     eventually("the request is being answered", || world.shop[0].1.output().contains("asked /unanswered"));
+    let bare = "http://10.77.0.2:9080/bare";
+    assert_eq!(curl(world.host(1), &[bare]).0, 200, "and its connection is kept");
     world.host(2).lose(world.host(1));
+    let mut late = world.host(1).command(tool("curl"));
+    let mut late = Process::start(late.args(&args[..7]).args(["-d", "x", bare]), world.dir.path().join("late.log"));
     eventually("bytes through the mesh end", || by_mesh.has_ended());
     eventually("bytes to what the mesh does not know end", || beyond.has_ended());
     eventually("the request is answered in the application's place", || post.ended().is_some());
     assert_eq!(post.output(), "reset");
+    eventually("so is one in clear", || late.ended().is_some());
+    assert_eq!(late.output(), "reset");
     let meanwhile = caller.hears("shop-2", 200);
     assert!(meanwhile.iter().all(|answer| answer != "shop-1"), "its packets are lost");
     eprintln!("its circuit was {} meanwhile", world.circuit("shop-1"));

@@ -8,19 +8,28 @@
 //! answers behind which a connection cannot be used again ([`Gauge::spend`]), would use up the ports to the application so,
 //! under everybody else: these connections are reset, and to an application that is still at work that is the plainer word.
 //! Where the application ended first, the wait is its own.
+//!
+//! One on another machine may be gone without a word. While an answer's head is waited for, it is looked at once a second whether
+//! that machine still says that it got what was sent ([`Silence`]).
 
 use crate::bounds::Room;
+use fusewire_net::{Heard, Silence};
 use futures_util::task::AtomicWaker;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Interim answers and the head. Several times what a head may have, since a read takes the beginning of the body along.
 const MAX_BEFORE_HEAD: usize = 512 << 10;
+
+/// Between two looks at the other machine.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One connection's.
 #[derive(Debug, Default)]
@@ -62,14 +71,39 @@ pub(crate) struct Metered {
     gauge: Arc<Gauge>,
     /// Its place among the service's connections.
     _room: Option<Room>,
+    is_far: bool,
+    /// Of one that is far, since it was first waited for.
+    watch: Option<Box<Watch>>,
     is_asked: bool,
     has_ended: bool,
     has_hung_up: bool,
 }
 
+struct Watch {
+    next: Pin<Box<Sleep>>,
+    silence: Silence,
+}
+
 impl Metered {
     pub(crate) fn new(inner: TcpStream, gauge: Arc<Gauge>, room: Option<Room>) -> Self {
-        Self { inner, gauge, _room: room, is_asked: false, has_ended: false, has_hung_up: false }
+        let is_far = inner.peer_addr().is_ok_and(|peer| !peer.ip().is_loopback());
+        Self { inner, gauge, _room: room, is_far, watch: None, is_asked: false, has_ended: false, has_hung_up: false }
+    }
+    /// Ready once the other machine is gone.
+    fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_far {
+            return Poll::Pending;
+        }
+        let first = || Box::new(Watch { next: Box::pin(sleep(LOOK)), silence: Silence::default() });
+        let Watch { next, silence } = &mut **self.watch.get_or_insert_with(first);
+        loop {
+            ready!(next.as_mut().poll(cx));
+            let now = Instant::now();
+            if silence.look(&self.inner, now) == Heard::Nothing {
+                return Poll::Ready(());
+            }
+            next.as_mut().reset(now + LOOK);
+        }
     }
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.is_asked |= matches!(written, Poll::Ready(Ok(n)) if n > 0);
@@ -106,7 +140,14 @@ impl AsyncRead for Metered {
             self.poll_hang_up(cx);
         }
         let (before, room) = (buf.filled().len(), buf.remaining());
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        match Pin::new(&mut self.inner).poll_read(cx, buf) {
+            Poll::Ready(read) => read?,
+            Poll::Pending if waiting => {
+                ready!(self.poll_lost(cx));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Poll::Pending => return Poll::Pending,
+        }
         let came = buf.filled().len() - before;
         self.is_asked = false;
         self.has_ended |= came == 0 && room > 0;
