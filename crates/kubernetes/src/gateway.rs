@@ -20,7 +20,8 @@
 //! `ExtensionRef`, `RequestRedirect` beside a filter that is not `RequestHeaderModifier`, filters of backends other than header
 //! edits, edits of headers that frame a message or name the host, retries of statuses below 500, and every field that this build
 //! does not know (of the experimental channel: `externalAuth`, `sessionPersistence`, `useDefaultGateways`). A rule that wants
-//! any of it is answered with 500, and `PartiallyInvalid` says so; a route that has no other rule is not used at all.
+//! any of it is answered with 500, and `PartiallyInvalid` says so; a route that has no other rule is not used at all, unless a filter
+//! of somebody else's is among what it wants (`guards`).
 //!
 //! Invariant: nothing that an object says is left out in silence, and no object can make the whole fail.
 

@@ -137,10 +137,8 @@ async fn has_domain(api: &Api<DynamicObject>, domain: &TrustDomain) -> Result<()
     let Some(text) = found.as_ref().and_then(|found| found.data["data"][MESH_FILE].as_str()) else { return Ok(()) };
     let documents = crate::yaml::read(text).unwrap_or_default();
     let named = documents.iter().find_map(|document| document["trust_domain"].as_str());
-    match named.is_none_or(|named| named == domain.as_str()) {
-        true => Ok(()),
-        false => Err(InjectorError::TrustDomain { there: named.unwrap_or_default().into(), asked: domain.to_string() }),
-    }
+    let (there, asked) = (named.map_or_else(|| TrustDomain::default().to_string(), str::to_owned), domain.to_string());
+    if there == asked { Ok(()) } else { Err(InjectorError::TrustDomain { there, asked }) }
 }
 
 async fn put(api: &Api<DynamicObject>, document: &Value, replicas: bool) -> kube::Result<String> {

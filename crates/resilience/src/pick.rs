@@ -97,6 +97,9 @@ impl<M: Member> InstanceSet<M> {
         if self.admits(index) {
             return Ok(self.admit(index, now));
         }
+        if !(0..self.slots.len()).any(|other| self.admits(other)) {
+            self.cut_open_times(now);
+        }
         let probe = self.probe_only(index, now);
         probe.map_err(|until| Exhausted { retry_after: until.since(now), ..none(ExhaustedCause::AllOpen) })
     }

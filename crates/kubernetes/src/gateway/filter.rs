@@ -239,7 +239,7 @@ pub(super) fn backends(input: &Input<'_>, of: &mut Translated<'_>, all: &[Backen
         for (index, filter) in backend.filters.iter().enumerate() {
             let path = format!("{path}.filters[{index}]");
             if is_extension(&mut of.told, filter, &path) {
-                service = None;
+                (service, of.guards) = (None, true);
             } else if !edit(&mut of.told, filter, &mut edits, &path) {
                 let why = format!("{} is not supported for one backend: move it to the rule", filter.kind);
                 of.told.unsupported(format_args!("{path}.type"), why);

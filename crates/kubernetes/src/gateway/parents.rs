@@ -49,7 +49,7 @@ pub(super) fn ports(
         (false, _) => Ok((id, ports)),
         (true, true) => Err(missing("has no TCP port of that name and number")),
         (true, false) => Err(missing(
-            "has only a port that is declared to carry bytes (appProtocol, the port's name, or fusewire.io/opaque-ports)",
+            "has only a port that is declared to carry bytes (appProtocol, the port's name, fusewire.io/opaque-ports, or a file)",
         )),
     }
 }

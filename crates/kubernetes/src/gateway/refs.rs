@@ -33,7 +33,7 @@ fn found(input: &Input<'_>, of: &Translated<'_>, backend: &BackendRef) -> Result
     let port = backend.port.ok_or_else(|| missing("needs a port here".into()))?;
     if known.ports.iter().any(|known| known.number == port && known.is_opaque) {
         let why = format!(
-            "port {port} of Service {namespace}/{name} is declared to carry bytes (appProtocol, its name, or fusewire.io/opaque-ports)"
+            "port {port} of Service {namespace}/{name} is declared to carry bytes (appProtocol, its name, fusewire.io/opaque-ports, or a file)"
         );
         return Err(("UnsupportedProtocol", why));
     }

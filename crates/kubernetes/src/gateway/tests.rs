@@ -416,6 +416,7 @@ fn a_filter_of_another_project_is_never_passed_over() {
         json!({"filters": [theirs], "backendRefs": cart()}),
         json!({"backendRefs": [{"name": "cart", "port": 80, "filters": [theirs]}]}),
         json!({"filters": [theirs], "backendRefs": cart(), "timeouts": {"request": "48h"}}),
+        json!({"backendRefs": [{"name": "cart", "port": 80, "filters": [theirs]}], "timeouts": {"request": "48h"}}),
     ] {
         let output = http(&to_web(json!([rule])));
         assert_eq!(output.routes[0].rules[0].backends[0].service, None);

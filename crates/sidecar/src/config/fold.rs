@@ -165,7 +165,7 @@ impl Fold {
                 let is_virtual = matches!(answer, Answer::Found(key) if key.kind == Kind::Route);
                 let table = name.filter(|_| is_virtual).and_then(|name| routes.get(name).cloned());
                 let upstream = if is_virtual { None } else { upstream() };
-                let upstream = upstream.map(|whole| self.at(held, whole, *address));
+                let upstream = upstream.map(|whole| self.at(mesh, held, whole, *address));
                 let to = |u: Arc<Upstream>| {
                     let series = self.series.route(&mesh.metrics, u.name.as_str());
                     Arc::new(Route::to(u, series, snapshot.others.clone()))
@@ -177,14 +177,37 @@ impl Fold {
     }
 
     /// What a call to `address`, an instance's own, is for.
-    fn at(&mut self, held: &Held, whole: Arc<Upstream>, address: SocketAddr) -> Arc<Upstream> {
+    fn at(&mut self, mesh: &Mesh, held: &Held, whole: Arc<Upstream>, address: SocketAddr) -> Arc<Upstream> {
         let settings = held.get(Kind::Service, whole.name.as_str()).map(|stored| &stored.resource);
         if !matches!(settings, Some(Resource::Service(settings)) if settings.direct) {
             return whole;
         }
         let before = self.chosen_before.remove(&address).filter(|(of, _)| Arc::ptr_eq(of, &whole));
-        let one = before.map_or_else(|| Arc::new(only(&whole, address)), |(_, one)| one);
+        let one = match before {
+            Some((_, one)) => one,
+            None => Arc::new(self.only(mesh, held, &whole, address)),
+        };
+        for member in one.set.members() {
+            self.keep(&outbound_key(&whole.name), &member.key);
+        }
         self.chosen.insert(address, (whole, one.clone()));
+        one
+    }
+
+    /// The instance at `address` alone; also one that is down, or that this sidecar's subset has not, for who chose it.
+    fn only(&mut self, mesh: &Mesh, held: &Held, whole: &Upstream, address: SocketAddr) -> Upstream {
+        let mut one = whole.clone();
+        one.only = whole.set.members().position(|member| member.key.address == address);
+        if one.only.is_none() {
+            let endpoints = held.endpoints(whole.name.as_str()).map(|(e, _)| e.instances.clone()).unwrap_or_default();
+            let found = endpoints.iter().find(|endpoint| endpoint.address == address);
+            let slot = found.map(|endpoint| {
+                let (of, key, zone) = (outbound_key(&whole.name), instance_key(endpoint), endpoint.zone.as_deref());
+                let member = self.instance(mesh, &of, key, zone, mesh.clock.now());
+                Slot { member, config: Arc::new(whole.policy.breaker.clone()), weight: 1, prober: Prober::Request }
+            });
+            (one.set, one.resting) = (Arc::new(whole.set.rebuilt(slot.into_iter().collect())), Vec::new());
+        }
         one
     }
 
@@ -481,16 +504,6 @@ impl Fold {
         self.ledgers.retain(|name, _| upstreams.contains_key(&outbound_key(name)));
         self.overrides.retain(|name, _| upstreams.contains_key(&outbound_key(name)));
     }
-}
-
-/// The instance at `address` alone. One that is down is nobody; one that this sidecar's subset has not is any other.
-fn only(whole: &Upstream, address: SocketAddr) -> Upstream {
-    let mut one = whole.clone();
-    one.only = whole.set.members().position(|member| member.key.address == address);
-    if whole.resting.iter().any(|member| member.key.address == address) {
-        (one.set, one.resting) = (Arc::new(InstanceSet::new(Vec::new())), Vec::new());
-    }
-    one
 }
 
 /// Whether an override is in force already. Their ends differ by what the two clocks were cut to.

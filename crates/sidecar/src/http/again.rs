@@ -155,7 +155,7 @@ impl Again {
     ) -> Option<(usize, Attempt<Instance>, RetryToken)> {
         let mut tried = self.tried.clone();
         tried.push(first);
-        if !target.upstream.set.has_untried(&tried) {
+        if target.upstream.untried(&tried) != Untried::Some {
             return None;
         }
         let token = match target.upstream.token(now) {
@@ -191,7 +191,7 @@ impl Again {
             if !same {
                 self.tried.push(last.index);
             }
-            if same || self.tried.len() < target.upstream.set.len() {
+            if same || self.tried.len() < target.upstream.choices() {
                 self.resent |= went.happening() == Happening::Unsent;
                 target.upstream.metrics.redials.inc();
                 return Next::Redial;

@@ -1,5 +1,6 @@
 //! To the application, from whoever connected to its port.
 
+use super::speakers::{Overheard, server_speaks_first};
 use super::{FIRST_BYTES, SILENCE, destination, hello, passes_unknown};
 use crate::doors::Doors;
 use crate::drain::SharedGuard;
@@ -29,8 +30,8 @@ const STRICT: Patience = Patience { silence: Duration::ZERO, pause: None, all: F
 /// Where the application is known to speak first, and peers' sidecars, whose first words may be late, come by their own port.
 const GREETING: Duration = Duration::from_millis(30);
 
-/// For a greeting that is late; what comes later may be a word about the silence, as servers of HTTP have one.
-const LATE: Duration = Duration::from_secs(8);
+/// Of [`FIRST_BYTES`] each.
+const ROUNDS: usize = 6;
 
 pub(crate) async fn enter(worker: Arc<Worker>, listener: TcpListener, doors: Arc<Doors>) {
     let mesh = worker.mesh.clone();
@@ -79,7 +80,10 @@ impl Entering {
             () = self.worker.mesh.inbound_drain.hurried() => return, // nothing was asked yet
         };
         let spoken = match spoken {
-            Err(_) if self.may_have_more_patience() && !self.server_speaks_first().await => {
+            Err(_)
+                if self.may_have_more_patience()
+                    && !server_speaks_first(&self.worker.mesh, self.application()).await =>
+            {
                 timeout_at(until, stream.peek(&mut first)).await
             }
             spoken => spoken,
@@ -127,52 +131,42 @@ impl Entering {
         admit_plain(&self.worker.mesh, self.to.port()).is_ok_and(|target| target.upstream.protocol == Protocol::Http)
     }
 
-    /// Asks the application itself, by a connection on which we say nothing: of callers nothing is learned but that it did
-    /// speak first, since they would choose for others.
-    async fn server_speaks_first(&self) -> bool {
-        let (mesh, application) = (&self.worker.mesh, self.application());
-        if let Some(known) = mesh.speakers.is_server(application, mesh.clock.now()) {
-            return known;
-        }
-        let Ok(Ok(asked)) = timeout(SILENCE, fusewire_net::connect(application)).await else { return false };
-        let speaks = matches!(timeout(SILENCE, asked.peek(&mut [0])).await, Ok(Ok(1..)));
-        mesh.speakers.tell(application, speaks, mesh.clock.now());
-        if !speaks {
-            // its greeting may be late, as where names are looked up first; this caller does not wait for it
-            let mesh = mesh.clone();
-            tokio::spawn(async move {
-                if let Ok(Ok(1..)) = timeout(LATE, asked.peek(&mut [0])).await {
-                    mesh.speakers.tell(application, true, mesh.clock.now());
-                }
-            });
-        }
-        speaks
-    }
-
     fn protocol(&self) -> Option<Protocol> {
         let snapshot = self.worker.mesh.snapshot.load();
         Some(snapshot.inbound.as_ref()?.get(&self.to.port())?.upstream.protocol)
     }
 
-    /// A caller that has been silent for long: it waits for the server, where that is one that speaks first. Where it is not,
-    /// to be silent must not be the way round either, and the caller may take its time.
+    /// A caller that may wait for the server.
     async fn silent(self, stream: TcpStream) {
-        let mesh = &self.worker.mesh;
+        let mesh = self.worker.mesh.clone();
         match self.protocol() {
-            None | Some(Protocol::Opaque) => self.bytes(stream).await,
-            Some(Protocol::Http1 | Protocol::Http2) => self.plain(stream).await,
-            Some(Protocol::Http) if mesh.speakers.is_server(self.application(), mesh.clock.now()) == Some(true) => {
-                self.bytes(stream).await;
+            None | Some(Protocol::Opaque) => {
+                let io = Overheard::of_application(stream, mesh, self.application());
+                self.bytes(io).await;
             }
-            Some(Protocol::Http) => {
-                let mut first = [0];
-                let spoken = tokio::select! {
-                    spoken = stream.peek(&mut first) => spoken,
-                    () = mesh.inbound_drain.hurried() => return,
-                };
-                if let Ok(1..) = spoken {
-                    Box::pin(self.come(stream)).await;
-                }
+            Some(Protocol::Http) if self.may_have_more_patience() => self.patient(stream).await,
+            Some(Protocol::Http) => self.bytes(stream).await, // where it is refused
+            Some(Protocol::Http1 | Protocol::Http2) => self.plain(stream).await,
+        }
+    }
+
+    /// Where nobody declared what is spoken, to be silent is no way round what is checked either: it goes on as bytes once the
+    /// server is found to speak first, and else may take its time, for [`ROUNDS`].
+    async fn patient(self, stream: TcpStream) {
+        let mesh = self.worker.mesh.clone();
+        let mut first = [0];
+        for _ in 0..ROUNDS {
+            if server_speaks_first(&mesh, self.application()).await {
+                return self.bytes(stream).await;
+            }
+            let spoken = tokio::select! {
+                spoken = timeout(FIRST_BYTES, stream.peek(&mut first)) => spoken,
+                () = mesh.inbound_drain.hurried() => return,
+            };
+            match spoken {
+                Ok(Ok(1..)) => return Box::pin(self.come(stream)).await,
+                Ok(Ok(0) | Err(_)) => return, // it went away
+                Err(_) => {}
             }
         }
     }

@@ -5,8 +5,9 @@
 //! (connections that are opened ahead of their first request), it is waited for. A connection is overheard again each time
 //! it went on unheard, so that what was learned of an address's last owner does not stay.
 //!
-//! Only the application beside us is learned from, which harms nobody but itself. On the way in it is the server, and is asked by
-//! a connection of our own: callers could make it speak by being silent for long. What it said counts for [`ASK_AGAIN`].
+//! Only the application beside us is learned from, which harms nobody but itself. On the way in it is the server. Where requests
+//! are checked it is asked by a connection of our own: callers could make it speak by being silent for long. What it did counts
+//! for [`ASK_AGAIN`].
 //!
 //! Invariants: at most [`MAX_KNOWN`] destinations, then it begins anew; nothing is held up by it for longer than
 //! [`FIRST_BYTES`].
@@ -25,15 +26,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 const MAX_KNOWN: usize = 4096;
 /// A greeting may come late once, and in time from then on.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// So long one question is enough.
+const ASKING: Duration = Duration::from_secs(1);
+/// For a greeting that is late, as where names are looked up first; what comes later may be a word about the silence.
+const LATE: Duration = Duration::from_secs(8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
     Caller,
     Server,
+    /// Somebody asks the server since then.
+    Asking(Time),
     /// The server was asked then, and did.
     Asked {
         spoke: bool,
@@ -52,7 +60,7 @@ impl Speakers {
     /// How long a caller of `to` may be silent before it is taken to wait for the server.
     pub(super) fn patience(&self, to: SocketAddr) -> Duration {
         match self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&to) {
-            None | Some(First::Asked { .. }) => SILENCE,
+            None | Some(First::Asking(_) | First::Asked { .. }) => SILENCE,
             Some(First::Caller) => FIRST_BYTES,
             Some(First::Server) => Duration::ZERO,
         }
@@ -62,8 +70,18 @@ impl Speakers {
     pub(super) fn is_server(&self, to: SocketAddr, now: Time) -> Option<bool> {
         match self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&to)? {
             First::Asked { spoke, at } => (now.since(*at) < ASK_AGAIN).then_some(*spoke),
-            First::Caller | First::Server => None,
+            First::Caller | First::Server | First::Asking(_) => None,
         }
+    }
+
+    /// Whether nobody else asks it.
+    fn begins_to_ask(&self, to: SocketAddr, now: Time) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&to).copied();
+        let is_first = !matches!(known, Some(First::Asking(since)) if now.since(since) < ASKING);
+        if is_first {
+            self.learn(to, First::Asking(now));
+        }
+        is_first
     }
 
     /// What it was found to do when it was asked.
@@ -88,21 +106,72 @@ impl Speakers {
     }
 }
 
+/// Whether the application at `to`, beside us, speaks first: what it did not long ago, else what it does on a connection on which
+/// we say nothing.
+pub(super) async fn server_speaks_first(mesh: &Arc<Mesh>, to: SocketAddr) -> bool {
+    let known = || mesh.speakers.is_server(to, mesh.clock.now());
+    if let Some(known) = known() {
+        return known;
+    }
+    if !mesh.speakers.begins_to_ask(to, mesh.clock.now()) {
+        for _ in 0..2 {
+            tokio::time::sleep(SILENCE).await;
+            if let Some(known) = known() {
+                return known;
+            }
+        }
+        return false;
+    }
+    let Ok(Ok(asked)) = timeout(SILENCE, fusewire_net::connect(to)).await else { return false };
+    let speaks = timeout(SILENCE, greets(&asked)).await.unwrap_or(false);
+    mesh.speakers.tell(to, speaks, mesh.clock.now());
+    if !speaks {
+        let mesh = mesh.clone();
+        tokio::spawn(async move {
+            if let Ok(true) = timeout(LATE, greets(&asked)).await {
+                mesh.speakers.tell(to, true, mesh.clock.now());
+            }
+        });
+    }
+    speaks
+}
+
+async fn greets(asked: &TcpStream) -> bool {
+    let mut said = [0; 16];
+    let length = asked.peek(&mut said).await.unwrap_or(0);
+    is_greeting(&said[..length])
+}
+
+/// Not so an answer to nothing, nor the SETTINGS that some servers of HTTP/2 send at once (RFC 9113, section 3.4).
+fn is_greeting(said: &[u8]) -> bool {
+    let is_settings = said.len() >= 9 && said[3] == 4 && said[5..9] == [0; 4];
+    !said.is_empty() && !said.starts_with(b"HTTP/") && !is_settings
+}
+
 /// The caller's end of a connection on which nothing was said yet.
 pub(super) struct Overheard<T> {
     inner: T,
     /// Until somebody has spoken.
     of: Option<(Arc<Mesh>, SocketAddr)>,
+    /// The application is the server here, and the caller is not believed.
+    is_application: bool,
 }
 
 impl<T> Overheard<T> {
     pub(super) fn new(inner: T, mesh: Arc<Mesh>, to: SocketAddr) -> Self {
-        Self { inner, of: Some((mesh, to)) }
+        Self { inner, of: Some((mesh, to)), is_application: false }
+    }
+
+    /// Of a caller of the application at `to`, beside us, whose requests nobody checks.
+    pub(super) fn of_application(inner: T, mesh: Arc<Mesh>, to: SocketAddr) -> Self {
+        Self { inner, of: Some((mesh, to)), is_application: true }
     }
 
     fn heard(&mut self, first: First) {
-        if let Some((mesh, to)) = self.of.take() {
-            mesh.speakers.learn(to, first);
+        match self.of.take() {
+            Some((mesh, to)) if !self.is_application => mesh.speakers.learn(to, first),
+            Some((mesh, to)) if first == First::Server => mesh.speakers.tell(to, true, mesh.clock.now()),
+            _ => {}
         }
     }
 }
@@ -169,6 +238,26 @@ mod tests {
         assert_eq!(speakers.patience(smtp), SILENCE);
         speakers.tell(smtp, true, at(60));
         assert_eq!([119, 120].map(|now| speakers.is_server(smtp, at(now))), [Some(true), None]);
+    }
+
+    #[test]
+    fn one_question_at_a_time_is_asked() {
+        let speakers = Speakers::default();
+        let to = "127.0.0.1:25".parse().unwrap();
+        let at = |ms| Time(0) + Duration::from_millis(ms);
+        assert_eq!([0, 999, 1_000].map(|now| speakers.begins_to_ask(to, at(now))), [true, false, true]);
+        speakers.tell(to, true, at(1_100));
+        assert_eq!(speakers.is_server(to, at(1_100)), Some(true));
+    }
+
+    #[test]
+    fn what_servers_of_http_say_to_nothing_is_no_greeting() {
+        for said in [&b"220 mail"[..], b"\x4a\0\0\0\x0a8.4.0", b"S"] {
+            assert!(is_greeting(said), "{said:?}");
+        }
+        for said in [&b"HTTP/1.1 408 Req"[..], b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0\0", b""] {
+            assert!(!is_greeting(said), "{said:?}");
+        }
     }
 
     #[test]

@@ -70,13 +70,18 @@ impl Upstream {
             ExhaustedCause::AllOpen => {
                 self.metrics.rejected.inc();
                 Fault::CircuitOpen {
-                    scope: Scope::Instances(if self.only.is_some() { 1 } else { self.set.len() }),
+                    scope: Scope::Instances(self.choices()),
                     service: self.name.clone(),
                     retry_after: exhausted.retry_after,
                 }
             }
             ExhaustedCause::AllTried => Fault::AllTried,
         })
+    }
+
+    /// How many instances may serve a request.
+    pub(crate) fn choices(&self) -> usize {
+        if self.only.is_some() { 1 } else { self.set.len() }
     }
 
     pub(crate) fn untried(&self, tried: &[usize]) -> Untried {
