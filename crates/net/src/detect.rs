@@ -69,7 +69,8 @@ fn request_line(head: &[u8]) -> Option<Detected> {
     let head = &head[..head.len().min(MAX_WORDS)];
     let mut words = head.split(|b| *b == b' ');
     let method = words.next()?;
-    if method.is_empty() || method == b"CONNECT" || !method.iter().all(u8::is_ascii_alphabetic) {
+    let is_connect = method == b"CONNECT" && method.len() < head.len(); // with what ends the word
+    if method.is_empty() || is_connect || !method.iter().all(u8::is_ascii_alphabetic) {
         return http1;
     }
     match (words.next(), words.next()) {
@@ -105,7 +106,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn any_split_of_the_first_bytes_gives_the_same_verdict_and_loses_nothing() {
-        let cases: [(&[u8], Detected); 13] = [
+        let cases: [(&[u8], Detected); 14] = [
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Detected::Http2),
             (b"PRI / HTTP/1.1\r\nhost: a\r\n\r\n", Detected::Http1),
             (b"GET / HTTP/1.1\r\n\r\n", Detected::Http1),
@@ -114,6 +115,7 @@ mod tests {
             (b"INVALID CONNECTION PREFACE\r\n\r\n", Detected::Nothing),
             (b"OPTIONS * HTTP/1.1\r\n\r\n", Detected::Http1),
             (b"CONNECT shop HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"CONNECTED shop x y\r\n", Detected::Nothing),
             (b"\r\nGET / HTTP/1.1\r\n\r\n", Detected::Http1),
             (b"GET x\r\n\r\n", Detected::Http1),
             (b"GET x HTTP/1.1\r\n\r\n", Detected::Http1),
