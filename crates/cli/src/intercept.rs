@@ -10,6 +10,7 @@ mod tool;
 use crate::output::Output;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use fusewire_model::yaml::parse_mark;
 use fusewire_net::redirect::{
     ANSWERS, Cidr, Family, Inbound, Jumps, Owner, PortRange, Ports, Rules, Way, iptables_back, iptables_down,
     iptables_up, nft_down, nft_up,
@@ -103,12 +104,8 @@ struct Up {
 }
 
 fn mark(text: &str) -> Result<u32, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    let marks = parsed.ok().filter(|mark| *mark > 0 && *mark != ANSWERS);
-    marks.ok_or_else(|| format!("must be a mark such as 0x539, and not {ANSWERS:#x}, got {text:?}"))
+    let mark = parse_mark(text).filter(|mark| *mark != ANSWERS);
+    mark.ok_or_else(|| format!("must be a mark such as 0x539, and not {ANSWERS:#x}, got {text:?}"))
 }
 
 impl Up {

@@ -5,6 +5,10 @@
 use fusewire_model::ServiceName;
 use std::collections::BTreeMap;
 
+/// Of [`Port::is_opaque`], in a status.
+pub(crate) const CARRIES_BYTES: &str =
+    "declared to carry bytes (appProtocol, the port's name, fusewire.io/opaque-ports, or a file)";
+
 /// Of a Service: namespace and name.
 pub type ServiceId = (String, String);
 

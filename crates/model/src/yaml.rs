@@ -32,6 +32,7 @@ use std::fmt;
 
 pub use objects::{Applied, Definition, Merged, ObjectKind, ObjectName, Objects, apply, definitions, merge};
 pub use scalar::{duration_text, parse_duration};
+pub use sidecar::parse_mark;
 
 /// The largest source: 4 MiB, some 30,000 instances with labels.
 pub const MAX_SIZE: usize = 4 << 20;

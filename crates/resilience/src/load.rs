@@ -4,9 +4,9 @@
 //! believed before its queue is long. One that nothing has renewed for twenty seconds is none: it was a timeout, most
 //! likely, that would starve the instance for most of a minute, however well it is by then.
 //!
-//! The cost of an instance is `max(ewma, silence) x (in flight + 1) / weight`, where silence is how long it has let requests wait without answering any: a lower bound for the wait of the oldest, known
-//! long before its timeout is, so that an instance that hangs is avoided within milliseconds instead of after the first
-//! second of timeouts. An instance that answers others meanwhile is not silent. It deliberately knows nothing of failures:
+//! The cost of an instance is `max(ewma, silence) x (in flight + 1) / weight`, where silence is how long it has let requests
+//! wait without answering any: a lower bound for the wait of the oldest, known long before its timeout is, so that an
+//! instance that hangs is avoided within milliseconds instead of after the first second of timeouts. An instance that answers others meanwhile is not silent. It deliberately knows nothing of failures:
 //! the caller passes a failed attempt's sample already raised, because an instance that fails fast must not look attractive.
 //!
 //! An attempt costs three atomic additions, at its begin, its answer and its end: both counts share a word.

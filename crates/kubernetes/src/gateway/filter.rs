@@ -19,7 +19,7 @@ pub(super) fn filters(input: &Input<'_>, of: &mut Translated<'_>, all: &[Filter]
         if edit(&mut of.told, filter, &mut out.edits, &path) {
             continue;
         }
-        if is_extension(&mut of.told, filter, &path) {
+        if is_extension(of, filter, &path) {
             is_known = false;
             continue;
         }
@@ -53,8 +53,8 @@ pub(super) fn filters(input: &Input<'_>, of: &mut Translated<'_>, all: &[Filter]
     is_known.then_some(out)
 }
 
-/// Whether `filter` is of another project's kind; if so, that is told.
-fn is_extension(told: &mut Told, filter: &Filter, path: &str) -> bool {
+/// Whether `filter` is of another project's kind; if so, that is told, and what needs it is never passed over.
+fn is_extension(of: &mut Translated<'_>, filter: &Filter, path: &str) -> bool {
     let ("ExtensionRef", Some(object::ExtensionRef { group, kind, name })) =
         (filter.kind.as_str(), &filter.extension_ref)
     else {
@@ -63,7 +63,8 @@ fn is_extension(told: &mut Told, filter: &Filter, path: &str) -> bool {
     let why = format!(
         "{path}.extensionRef: {kind}.{group} {name} is no filter here, and what needs it is answered with an error"
     );
-    told.unresolved.push(("InvalidKind", why));
+    of.told.unresolved.push(("InvalidKind", why));
+    of.guards = true;
     true
 }
 
@@ -238,8 +239,8 @@ pub(super) fn backends(input: &Input<'_>, of: &mut Translated<'_>, all: &[Backen
         let mut edits = Edits::default();
         for (index, filter) in backend.filters.iter().enumerate() {
             let path = format!("{path}.filters[{index}]");
-            if is_extension(&mut of.told, filter, &path) {
-                (service, of.guards) = (None, true);
+            if is_extension(of, filter, &path) {
+                service = None;
             } else if !edit(&mut of.told, filter, &mut edits, &path) {
                 let why = format!("{} is not supported for one backend: move it to the rule", filter.kind);
                 of.told.unsupported(format_args!("{path}.type"), why);

@@ -28,10 +28,7 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &GrpcRule, index: u
     }
     let (backends, filters) = match filter::filters(input, of, &rule.filters, &path) {
         Some(filters) => (filter::backends(input, of, &rule.backend_refs, &path), filters.boxed()),
-        None => {
-            of.guards = true;
-            (vec![filter::nowhere()], None)
-        }
+        None => (vec![filter::nowhere()], None),
     };
     let policy = (input.rule_policy)(&of.id(), rule.name.as_deref()).map(|policy| policy.name);
     let any = [GrpcMatch::default()];

@@ -30,10 +30,7 @@ fn of_rule(input: &Input<'_>, of: &mut Translated<'_>, rule: &HttpRule, index: u
             (Vec::new(), filters)
         }
         Some(filters) => (filter::backends(input, of, &rule.backend_refs, &path), filters),
-        None => {
-            of.guards = true;
-            (vec![filter::nowhere()], Filters::default())
-        }
+        None => (vec![filter::nowhere()], Filters::default()),
     };
     let name = of.policy_name(index);
     let targeted = (input.rule_policy)(&of.id(), rule.name.as_deref());

@@ -2,7 +2,7 @@
 
 use super::object::ParentRef;
 use super::{Input, Translated};
-use crate::known::{KnownService, Port, ServiceId};
+use crate::known::{CARRIES_BYTES, KnownService, Port, ServiceId};
 
 /// Why a parent has no part of it: the condition's reason, and what is to be said.
 pub(super) type Refused = (&'static str, String);
@@ -48,8 +48,6 @@ pub(super) fn ports(
     match (ports.is_empty(), wanted.is_empty()) {
         (false, _) => Ok((id, ports)),
         (true, true) => Err(missing("has no TCP port of that name and number")),
-        (true, false) => Err(missing(
-            "has only a port that is declared to carry bytes (appProtocol, the port's name, fusewire.io/opaque-ports, or a file)",
-        )),
+        (true, false) => Err(missing(&format!("has only a port that is {CARRIES_BYTES}"))),
     }
 }

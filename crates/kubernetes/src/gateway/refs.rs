@@ -2,6 +2,7 @@
 
 use super::object::{BackendRef, ReferenceGrant};
 use super::{Input, Translated};
+use crate::known::CARRIES_BYTES;
 use fusewire_model::ServiceName;
 
 /// The service; what is wrong is told, with `path`.
@@ -32,9 +33,7 @@ fn found(input: &Input<'_>, of: &Translated<'_>, backend: &BackendRef) -> Result
     let known = input.services.get(&id).ok_or_else(|| missing("does not exist".into()))?;
     let port = backend.port.ok_or_else(|| missing("needs a port here".into()))?;
     if known.ports.iter().any(|known| known.number == port && known.is_opaque) {
-        let why = format!(
-            "port {port} of Service {namespace}/{name} is declared to carry bytes (appProtocol, its name, fusewire.io/opaque-ports, or a file)"
-        );
+        let why = format!("port {port} of Service {namespace}/{name} is {CARRIES_BYTES}");
         return Err(("UnsupportedProtocol", why));
     }
     known.name_of(&id, port).ok_or_else(|| missing(format!("has no TCP port {port}")))

@@ -15,6 +15,7 @@ use crate::name::SpiffeId;
 use crate::node::{AccessLog, AdminSettings, IdentityFiles, InboundListener, OutboundListener, SidecarSettings};
 use crate::route::Authority;
 use crate::service::Protocol;
+pub use intercept::parse_mark;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

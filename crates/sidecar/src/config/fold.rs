@@ -199,8 +199,8 @@ impl Fold {
         let mut one = whole.clone();
         one.only = whole.set.members().position(|member| member.key.address == address);
         if one.only.is_none() {
-            let endpoints = held.endpoints(whole.name.as_str()).map(|(e, _)| e.instances.clone()).unwrap_or_default();
-            let found = endpoints.iter().find(|endpoint| endpoint.address == address);
+            let endpoints = held.endpoints(whole.name.as_str());
+            let found = endpoints.and_then(|(all, _)| all.instances.iter().find(|one| one.address == address));
             let slot = found.map(|endpoint| {
                 let (of, key, zone) = (outbound_key(&whole.name), instance_key(endpoint), endpoint.zone.as_deref());
                 let member = self.instance(mesh, &of, key, zone, mesh.clock.now());

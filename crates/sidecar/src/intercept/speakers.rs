@@ -9,8 +9,8 @@
 //! are checked it is asked by a connection of our own: callers could make it speak by being silent for long. What it did counts
 //! for [`ASK_AGAIN`].
 //!
-//! Invariants: at most [`MAX_KNOWN`] destinations, then it begins anew; nothing is held up by it for longer than
-//! [`FIRST_BYTES`].
+//! Invariants: at most [`MAX_KNOWN`] destinations, then it begins anew; by what was learned nothing is held
+//! up for longer than [`FIRST_BYTES`].
 
 use super::{FIRST_BYTES, SILENCE};
 use crate::mesh::Mesh;
@@ -76,10 +76,10 @@ impl Speakers {
 
     /// Whether nobody else asks it.
     fn begins_to_ask(&self, to: SocketAddr, now: Time) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&to).copied();
-        let is_first = !matches!(known, Some(First::Asking(since)) if now.since(since) < ASKING);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = !matches!(known.get(&to), Some(First::Asking(since)) if now.since(*since) < ASKING);
         if is_first {
-            self.learn(to, First::Asking(now));
+            put(&mut known, to, First::Asking(now));
         }
         is_first
     }
@@ -98,12 +98,15 @@ impl Speakers {
     }
 
     fn learn(&self, to: SocketAddr, first: First) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_KNOWN && !known.contains_key(&to) {
-            known.clear();
-        }
-        known.insert(to, first);
+        put(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner), to, first);
     }
+}
+
+fn put(known: &mut HashMap<SocketAddr, First>, to: SocketAddr, first: First) {
+    if known.len() >= MAX_KNOWN && !known.contains_key(&to) {
+        known.clear();
+    }
+    known.insert(to, first);
 }
 
 /// Whether the application at `to`, beside us, speaks first: what it did not long ago, else what it does on a connection on which

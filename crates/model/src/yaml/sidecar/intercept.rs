@@ -31,7 +31,7 @@ pub(super) fn intercept(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Inter
         }
     }
     if let Some(cursor) = fields.get("mark") {
-        intercept.mark = cursor.parse("a mark such as 0x539", mark);
+        intercept.mark = cursor.parse("a mark such as 0x539", parse_mark);
         if intercept.mark == Some(OWN_MARK) {
             cursor.fault_with(format!("{OWN_MARK:#x} is what TPROXY's rules go by"), "take another");
         }
@@ -43,7 +43,8 @@ pub(super) fn intercept(cursor: &Cursor<'_>, listeners: &mut Listeners) -> Inter
     intercept
 }
 
-fn mark(text: &str) -> Option<u32> {
+/// A mark of sockets (SO_MARK), such as 0x539 or 1337; 0 is none.
+pub fn parse_mark(text: &str) -> Option<u32> {
     let mark = match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16),
         None => text.parse(),
